@@ -182,8 +182,8 @@ class Modelfile(Section):
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
-    quantization: Literal["bitsandbytes", "none"] = "bitsandbytes"
-    """`bitsandbytes` quantises to NF4 while loading, as the tutorial does; `none` serves the merged 16-bit weights."""
+    variants: Annotated[tuple[Literal["bnb-nf4", "bf16"], ...], Field(min_length=1)] = ("bnb-nf4",)
+    """`bnb-nf4` quantises with bitsandbytes while loading, as the tutorial does; `bf16` serves the merged weights as they are. `serve` takes the first."""
     gpu_memory_utilization: Fraction = 0.9
     """Share of the GPU's memory vLLM may take."""
     extra_args: tuple[str, ...] = ()

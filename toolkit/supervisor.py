@@ -18,13 +18,14 @@ def main(argv: list[str]) -> int:
     """Run argv after `--` and return its exit code, 128 + n where signal n ended it."""
     detached, command = argv[1] == "--detached", argv[argv.index("--") + 1 :]
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a polite stop is meant for the command, which ends us by ending
     if not detached:
         parent = int(os.environ.pop("THINKSHIP_PARENT"))
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent died before the kernel was asked
             return 128 + signal.SIGTERM
     try:
-        pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGTERM])
+        pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGTERM, signal.SIGINT])
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127

@@ -1,0 +1,123 @@
+"""A locked recipe becomes steps with known ids: pure, so that a plan can be printed, compared and tested without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.artifact import digest
+from toolkit.recipe import EngineName, Recipe
+from toolkit.resolve import Lock
+from toolkit.stages import MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
+
+BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
+"""Folder under images/ that each engine runs from."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One directory to be made: by which stage, from which other steps, with which arguments."""
+
+    name: str
+    stage: Stage
+    recipe: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Input name -> name of the step whose directory it is."""
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    """Input name -> a folder that no step makes."""
+    id: str = ""
+
+    @property
+    def directory(self) -> str:
+        """Name of its directory in the store."""
+        return f"{self.name}-{self.id[:12]}"
+
+
+def plan(lock: Lock, engines: tuple[EngineName, ...] | None = None) -> tuple[Step, ...]:
+    """Return the steps of a recipe in an order in which each finds its inputs made; `engines` replaces the recipe's."""
+    done: dict[str, Step] = {}
+    for step, content in _drafts(lock, engines or lock.recipe.serve.engines):
+        identity = {
+            "stage": step.stage.name,
+            "program": step.stage.digest,
+            "recipe": step.recipe,
+            "inputs": {name: done[other].id for name, other in step.inputs.items()},
+            "content": content,
+        }
+        done[step.name] = Step(step.name, step.stage, step.recipe, step.inputs, step.paths, digest(identity))
+    return tuple(done.values())
+
+
+def until(steps: Iterable[Step], stage: str) -> tuple[Step, ...]:
+    """Keep the steps of a stage and of those before it."""
+    order = list(STAGES)
+    return tuple(step for step in steps if order.index(step.stage.name) <= order.index(stage))
+
+
+def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step, list[str]]]:
+    recipe = lock.recipe
+    slices = {name: stage.slice(recipe) for name, stage in STAGES.items()}
+    template = digest_files((MODELFILES / f"{recipe.base.family}.chat.jinja",))
+    places = {"recipe_dir": lock.folder}
+    yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]
+    yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
+    yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), []
+    yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
+    if {"llamacpp", "ollama"} & set(engines):
+        yield from _gguf_drafts(recipe, slices, "ollama" in engines)
+    serves = [draft for engine in engines for draft in _serve_drafts(recipe, engine)]
+    yield from serves
+    inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
+    inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
+    yield Step("verify", STAGES["verify"], slices["verify"], inputs), [digest_files((ROOT / "toolkit/report.html.j2",))]
+
+
+def _gguf_drafts(recipe: Recipe, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
+    reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]]}}
+    yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": "merge", "dataset": "dataset"}), []
+    yield Step("gguf-base", STAGES["gguf"], reference, {"model": "base", "dataset": "dataset"}), []
+    if modelfile:
+        templates = [digest_files(tuple(sorted(MODELFILES.glob(f"{recipe.base.family}.*")) + sorted(MODELFILES.glob("Modelfile.j2"))))]
+        yield Step("modelfile", STAGES["modelfile"], slices["modelfile"], {"gguf": "gguf", "model": "merge", "dataset": "dataset"}), templates
+        base = {**slices["modelfile"], "modelfile": {**slices["modelfile"]["modelfile"], "gguf": recipe.gguf.types[0]}}
+        yield Step("modelfile-base", STAGES["modelfile"], base, {"gguf": "gguf-base", "model": "base", "dataset": "dataset"}), templates
+
+
+def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
+    """Return the quantisations in which an engine serves the tuned model; the first is what `serve` takes."""
+    match engine:
+        case "llamacpp":
+            return (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
+        case "ollama":
+            return (recipe.modelfile.gguf,)
+        case "vllm":
+            return recipe.serve.vllm.variants
+        case "transformers":
+            return (BITS[recipe.merge.dtype],)
+
+
+def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> Step:
+    """Return the step, without its id, that starts one engine on one variant of the base or the tuned model and observes it."""
+    tail = "-base" if base else ""
+    inputs = {"model": "base" if base else "merge", "dataset": "dataset"}
+    if engine in ("llamacpp", "ollama"):
+        inputs["gguf"] = f"gguf{tail}"
+    if engine == "ollama":
+        inputs["modelfile"] = f"modelfile{tail}"
+    arguments = {**STAGES["serve"].slice(recipe), "engine": engine, "variant": variant, "base": base}
+    return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments, inputs)
+
+
+def _serve_drafts(recipe: Recipe, engine: EngineName) -> Iterator[tuple[Step, list[str]]]:
+    folder = ROOT / "images" / MODULES[engine]
+    servers = tuple(path for entry in sorted(folder.glob("serve*.py")) for path in program_files(entry))
+    locks = tuple(path for path in (folder / "requirements.lock", folder / "versions.env") if path.is_file())
+    content = [digest_files((*servers, *locks))]
+    for variant in variants(recipe, engine):
+        yield serve_step(recipe, engine, variant, base=False), content
+    if recipe.verify.task:
+        plain = recipe.gguf.types[0] if engine in ("llamacpp", "ollama") else BITS[recipe.merge.dtype]
+        yield serve_step(recipe, engine, plain, base=True), content

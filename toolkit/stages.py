@@ -1,0 +1,128 @@
+"""One row a stage: where it runs, which program, what it takes, its slice of the recipe and the room it needs on the disk."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolkit.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES, MODELFILES = ROOT / "images", ROOT / "modelfiles"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the pipeline must know of a stage before it runs one of its steps."""
+
+    name: str
+    program: str
+    """Path below the repository: images/<environment>/<program>.py, or a module of toolkit/ that runs in the host process."""
+    slice: Callable[[Recipe], dict[str, Any]]
+    """The part of the recipe that the stage sees and that its id covers."""
+    network: bool = False
+    disk: float = 1.0
+    """Free bytes wanted on the store's disk, as a multiple of the stage's inputs."""
+
+    @property
+    def environment(self) -> str | None:
+        """Folder under images/ whose environment runs it, None for the host."""
+        parts = Path(self.program).parts
+        return parts[1] if parts[0] == "images" else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the program, the local modules it imports and the lock of its environment."""
+        lock = [ROOT / "images" / self.environment / "requirements.lock"] if self.environment else []
+        return digest_files((*program_files(ROOT / self.program), *lock))
+
+
+def _base(recipe: Recipe) -> dict[str, Any]:
+    return {"base": recipe.base.model_dump(mode="json"), "sampling": dict(recipe.serve.sampling), "seed": recipe.seed}
+
+
+def _dataset(recipe: Recipe) -> dict[str, Any]:
+    return {"dataset": recipe.dataset.model_dump(mode="json"), "think": recipe.base.think.model_dump(), "seed": recipe.seed}
+
+
+def _train(recipe: Recipe) -> dict[str, Any]:
+    shared = {"think": recipe.base.think.model_dump(), "max_length": recipe.dataset.max_length, "seed": recipe.seed}
+    return {"train": recipe.train.model_dump(mode="json"), **shared}
+
+
+def _merge(recipe: Recipe) -> dict[str, Any]:
+    return {"merge": recipe.merge.model_dump(), "think": recipe.base.think.model_dump(), "seed": recipe.seed}
+
+
+def _gguf(recipe: Recipe) -> dict[str, Any]:
+    return {"gguf": recipe.gguf.model_dump(mode="json")}
+
+
+def _modelfile(recipe: Recipe) -> dict[str, Any]:
+    return {"modelfile": recipe.modelfile.model_dump(), "family": recipe.base.family, "context": recipe.serve.context}
+
+
+def _serve(recipe: Recipe) -> dict[str, Any]:
+    shared = {"family": recipe.base.family, "think": recipe.base.think.model_dump(), "seed": recipe.seed}
+    return {"serve": recipe.serve.model_dump(mode="json", exclude={"engines"}), "verify": recipe.verify.model_dump(), **shared}
+
+
+def _verify(recipe: Recipe) -> dict[str, Any]:
+    return {"name": recipe.name, "description": recipe.description, "verify": recipe.verify.model_dump()}
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("base", "images/train/fetch_base.py", _base, network=True),
+        Stage("dataset", "images/train/prepare_dataset.py", _dataset, network=True),
+        Stage("train", "images/train/train.py", _train, disk=0.5),
+        Stage("merge", "images/train/merge.py", _merge),
+        Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
+        Stage("modelfile", "toolkit/render.py", _modelfile),
+        Stage("serve", "toolkit/verify/observe.py", _serve),
+        Stage("verify", "toolkit/verify/judge.py", _verify),
+    )
+}
+"""The stages in the order in which the data passes through them."""
+
+
+def digest_files(paths: tuple[Path, ...]) -> str:
+    """Return one SHA-256 over the bytes of several files, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+@cache
+def program_files(entry: Path) -> tuple[Path, ...]:
+    """Return a program's file and, sorted, every local module it imports: the bytes that its steps' ids cover."""
+    root = ROOT if entry.is_relative_to(ROOT / "toolkit") else entry.parent
+    found: dict[Path, None] = {}
+    waiting = [entry]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = None
+            waiting += [module for name in _imports(path) for module in _module_files(root, name)]
+    return (entry, *sorted(path for path in found if path != entry))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_files(root: Path, name: str) -> Iterator[Path]:
+    place = root.joinpath(*name.split("."))
+    yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
