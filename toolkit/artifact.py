@@ -92,7 +92,8 @@ def verify_files(directory: Path, record: Record, deep: bool = False) -> None:
     known = {file.path for file in record.files}
     problems += [f"{name}: was added later" for path in files_of(directory) if (name := path.relative_to(directory).as_posix()) not in known]
     if problems:
-        raise BrokenError(f"{directory} is not what was sealed:\n  " + "\n  ".join(problems), f"rm -r {directory} and run again; what it was made from is kept")
+        message = "\n  ".join([f"{directory} is not what was sealed:", *problems])
+        raise BrokenError(message, f"rm -r {directory} and run again; what it was made from is kept")
 
 
 def _compare(path: Path, file: FileEntry, deep: bool) -> str | None:

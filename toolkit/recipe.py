@@ -154,7 +154,7 @@ class Gguf(Section):
 
     types: tuple[GgufType, ...] = ("f16", "q8_0", "q4_k_m")
     """Quantisations; the first is the 16-bit reference."""
-    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: {"q8_0": 0.01, "q4_k_m": 0.2})
+    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
 
     @model_validator(mode="after")
@@ -183,7 +183,7 @@ class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
     variants: Annotated[tuple[Literal["bnb-nf4", "bf16"], ...], Field(min_length=1)] = ("bnb-nf4",)
-    """`bnb-nf4` quantises with bitsandbytes while loading, as the tutorial does; `bf16` serves the merged weights as they are. `serve` takes the first."""
+    """`bnb-nf4` quantises with bitsandbytes while loading, as the tutorial does; `bf16` serves the merged weights. `serve` takes the first."""
     gpu_memory_utilization: Fraction = 0.9
     """Share of the GPU's memory vLLM may take."""
     extra_args: tuple[str, ...] = ()

@@ -35,8 +35,8 @@ class Lock:
 
 def resolve(recipe: Recipe, folder: Path) -> Lock:
     """Pin a recipe's sources; InvalidError where one does not exist, NotReadyError where a hub cannot be reached."""
-    recipe = recipe.model_copy(update={"base": _pinned(recipe.base, "source", "models"), "dataset": _pinned(recipe.dataset, "source", "datasets")})
-    recipe = recipe.model_copy(update={"dataset": _pinned(recipe.dataset, "holdout", "datasets")})
+    dataset = _pinned(_pinned(recipe.dataset, "source", "datasets"), "holdout", "datasets")
+    recipe = recipe.model_copy(update={"base": _pinned(recipe.base, "source", "models"), "dataset": dataset})
     data = recipe.dataset
     return Lock(
         recipe,
@@ -60,10 +60,11 @@ def commit_of(source: HubSource, kind: str) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     url = f"{endpoint}/api/{kind}/{source.hub}/revision/{source.revision}"
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310 - the scheme is the user's own setting
+        with urllib.request.urlopen(url, timeout=20) as answer:
             return str(json.load(answer)["sha"])
     except urllib.error.HTTPError as error:
-        raise InvalidError(f"{source.hub}@{source.revision}: the hub answered {error.code}", "check the name, the revision and your access") from error
+        message = f"{source.hub}@{source.revision}: the hub answered {error.code}"
+        raise InvalidError(message, "check the name, the revision and your access") from error
     except (OSError, ValueError, KeyError) as error:
         remedy = "state the 40-digit commit id as revision, set HF_ENDPOINT to a mirror, or use source: {path: …}"
         raise NotReadyError(f"{source.hub}: the hub cannot be reached to pin {source.revision!r}: {error}", remedy) from error

@@ -1,0 +1,78 @@
+# The short way to everything; `make help` lists it. Each target only calls the `thinkship` command or the test runner.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+RECIPE ?= recipes/smollm2-demo.yml
+ENGINES ?=
+STORE ?= .thinkship
+PORT ?=
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+THINKSHIP := $(BIN)/thinkship
+ENGINE_FLAGS = $(foreach engine,$(ENGINES),--engine $(engine))
+PORT_FLAG = $(if $(PORT),--port $(PORT))
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+.venv/.host: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11"; echo "fix: make PYTHON=python3.12 ..."; exit 4; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+	@$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+.PHONY: demo
+demo: .venv/.host ## fine-tune, merge, convert, serve and verify a real small model; ENGINES="llamacpp ollama vllm transformers" for all
+	@$(THINKSHIP) run $(RECIPE) --store $(STORE) $(ENGINE_FLAGS)
+
+.PHONY: serve-vllm serve-ollama serve-llamacpp serve-transformers
+serve-vllm: .venv/.host ## serve RECIPE with vLLM (PORT=8000)
+serve-ollama: .venv/.host ## serve RECIPE with Ollama (PORT=11434)
+serve-llamacpp: .venv/.host ## serve RECIPE with llama.cpp's server (PORT=8080)
+serve-transformers: .venv/.host ## serve RECIPE with transformers
+serve-vllm serve-ollama serve-llamacpp serve-transformers: serve-%: .venv/.host
+	@$(THINKSHIP) serve $(RECIPE) --engine $* --store $(STORE) $(PORT_FLAG)
+
+.PHONY: verify
+verify: .venv/.host ## verify RECIPE's engines (ENGINES=...)
+	@$(THINKSHIP) verify $(RECIPE) --store $(STORE)
+
+.PHONY: health
+health: .venv/.host ## ask the running server one question: does it answer, does it think?
+	@$(THINKSHIP) health --store $(STORE)
+
+.PHONY: stop
+stop: .venv/.host ## stop every server that was started here
+	@$(THINKSHIP) stop --store $(STORE)
+
+.PHONY: doctor
+doctor: .venv/.host ## look at this machine: tools, memory, disk, ports, GPU
+	@$(THINKSHIP) doctor $(RECIPE) --store $(STORE)
+
+.PHONY: check
+check: .venv/.host ## ruff, mypy --strict and the generated docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet toolkit tests/unit || { echo "fix: make format"; exit 1; }
+	@$(BIN)/mypy
+	@$(THINKSHIP) docs --check
+
+.PHONY: format
+format: .venv/.host ## format the code
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet toolkit tests/unit
+
+.PHONY: unit
+unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
+	@$(BIN)/pytest -q tests/unit
+
+.PHONY: test
+test: unit ## every test: units, stage programs on the real small model, all four real engines
+	@$(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config" tests/programs tests/e2e
+
+.PHONY: locks
+locks: .venv/.host ## resolve every requirements.lock again
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+	@sh images/locks.sh $(UV)

@@ -1,0 +1,163 @@
+"""The command line: each command says in a few lines what it does with which room; no logic lives here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit import __version__
+from toolkit.errors import ThinkshipError
+
+ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
+STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
+STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+RUNNER = click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True, help="Where steps run.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="thinkship")
+def cli() -> None:
+    """From a fine-tuned reasoning model to servers that are proven to think."""
+
+
+@cli.command()
+@RECIPE
+def validate(recipe: Path) -> None:
+    """Check a recipe and say everything that is wrong with it."""
+    from toolkit import console, recipe_file
+
+    loaded = recipe_file.load(recipe)
+    console.say(f"{recipe}: a valid recipe for {loaded.serve.name}")
+
+
+@cli.command()
+@RECIPE
+@click.option("--engine", "engines", multiple=True, type=ENGINES, help="Plan for these engines instead of the recipe's.")
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+@STORE
+def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> None:
+    """Print the steps that `run` would take, with their ids."""
+    from toolkit import console, release
+
+    steps = release.steps(recipe, engines)
+    if as_json:
+        console.emit_json([release.described(step) for step in steps])
+    else:
+        console.show(release.table(steps, store))
+
+
+@cli.command()
+@RECIPE
+@click.option("--engine", "engines", multiple=True, type=ENGINES, help="Serve and verify with these engines instead of the recipe's.")
+@click.option("--until", "last", type=STAGES, help="Stop after this stage.")
+@click.option("--dry-run", is_flag=True, help="Print the steps and run nothing.")
+@RUNNER
+@STORE
+def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool, runner: str, store: Path) -> None:
+    """Run a recipe from base model to verified servers; what is done is not done again."""
+    from toolkit import console, release
+
+    steps = release.steps(recipe, engines, last)
+    if dry_run:
+        console.show(release.table(steps, store))
+    else:
+        release.run(steps, store)
+
+
+@cli.command()
+@RECIPE
+@click.option("--engine", required=True, type=ENGINES)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; the engine's usual one if not given.")
+@click.option("--variant", help="Quantisation to serve; the recipe's if not given.")
+@RUNNER
+@STORE
+def serve(recipe: Path, engine: Any, port: int | None, variant: str | None, runner: str, store: Path) -> None:
+    """Make what is missing, start an engine in the background and wait until it answers."""
+    from toolkit import service
+
+    service.serve(recipe, engine, port=port, variant=variant, store=store)
+
+
+@cli.command()
+@STORE
+def stop(store: Path) -> None:
+    """Stop every server that `serve` started."""
+    from toolkit import service
+
+    service.stop(store)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--url", help="An OpenAI-compatible endpoint, as http://host:port/v1.")
+@click.option("--model", help="The name the endpoint serves the model by.")
+@click.option("--engine", type=ENGINES, help="What the endpoint runs on, where known.")
+@click.option("--model-dir", type=click.Path(path_type=Path), help="HF checkpoint, to compare prompts with its chat template.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
+@STORE
+def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
+    """Prove that what is served thinks, stops and sees the right prompt: a recipe's engines, or any endpoint."""
+    from toolkit import service
+
+    service.verify(recipe, store, **endpoint)
+
+
+@cli.command()
+@click.option("--url", help="Endpoint, as http://host:port/v1; the running server's if not given.")
+@click.option("--model", help="Served name; the endpoint's first if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+@STORE
+def health(url: str | None, model: str | None, as_json: bool, store: Path) -> None:
+    """Ask one question and say within a second whether the model answers and thinks; exit 0 or 6."""
+    from toolkit import service
+
+    service.health(url, model, as_json, store)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+@STORE
+def doctor(recipe: Path | None, as_json: bool, store: Path) -> None:
+    """Look at the machine before anything is downloaded: tools, memory, disk, ports, GPU."""
+    from toolkit import doctor as room
+
+    room.report(recipe, store, as_json)
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Fail where docs/reference.md is not what the code says.")
+def docs(check: bool) -> None:
+    """Write docs/reference.md from the code: commands, recipe keys, errors and exit codes."""
+    from toolkit import reference
+
+    reference.write(check)
+
+
+def main() -> None:
+    """Run the command line; every foreseen failure is two lines and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("\ninterrupted; run the same command again to go on\n")
+        sys.exit(130)
+    except ThinkshipError as error:
+        from toolkit import console
+
+        console.error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Looks at the machine before anything is downloaded: each check gives one finding with a severity, what was seen and a remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from toolkit import console, process, recipe_file
+from toolkit.errors import NotReadyError
+from toolkit.recipe import Recipe
+from toolkit.runners.environment import Environment
+from toolkit.runners.tools import ollama_found
+
+MEMORY_GIB, DISK_GIB = 6, 15
+"""What the demo needs with every engine, measured by benchmarks/demo.py: peak memory, and environments plus artefacts."""
+PORTS = {"llamacpp": 8080, "ollama": 11434, "vllm": 8000, "transformers": 8001}
+ENGINE_ENVIRONMENTS = {"llamacpp": ("llamacpp",), "ollama": (), "vllm": ("vllm",), "transformers": ()}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw."""
+
+    severity: Literal["ok", "note", "warning", "error"]
+    check: str
+    message: str
+    remedy: str = ""
+
+
+Check = Callable[[Recipe | None, Path], Iterator[Finding]]
+
+
+def machine(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check operating system and processor."""
+    yield Finding("ok", "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if platform.system() != "Linux":
+        yield Finding("error", "machine", "only Linux is supported", "use a Linux machine, a container or WSL")
+
+
+def memory(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check the memory that is available now."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    free = int(fields["MemAvailable"].split()[0]) / (1 << 20)
+    enough = free >= MEMORY_GIB
+    remedy = "" if enough else f"close programs or use a machine with {MEMORY_GIB} GiB free"
+    yield Finding("ok" if enough else "warning", "memory", f"{free:.1f} GiB available", remedy)
+
+
+def disk(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check the free space where the artefacts go."""
+    place = next(path for path in (store.resolve(), *store.resolve().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free / (1 << 30)
+    enough = free >= DISK_GIB
+    yield Finding("ok" if enough else "warning", "disk", f"{free:.0f} GiB free in {place}", "" if enough else f"the demo takes up to {DISK_GIB} GiB")
+
+
+def gpu(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check for an NVIDIA driver and its cards."""
+    if not shutil.which("nvidia-smi"):
+        yield Finding("note", "gpu", "no NVIDIA driver: training and serving use the CPU")
+        return
+    query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    seen = process.run(process.Command(query), timeout=20, check=False)
+    if seen.code == 0:
+        yield from (Finding("ok", "gpu", line) for line in seen.output.splitlines())
+    else:
+        yield Finding("error", "gpu", f"nvidia-smi fails: {seen.output.strip()}", "mend the driver, or remove it to use the CPU")
+
+
+def environments(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Say which locked environments are installed."""
+    engines = recipe.serve.engines if recipe else tuple(PORTS)
+    names = dict.fromkeys(("train", "convert", *(name for engine in engines for name in ENGINE_ENVIRONMENTS[engine])))
+    for name in names:
+        there = Environment(name).ready()
+        yield Finding("ok" if there else "note", f"environment {name}", "installed" if there else "will be installed on first use")
+
+
+def ollama(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Say whether Ollama is there or can be built."""
+    found = ollama_found()
+    if found:
+        yield Finding("ok", "ollama", str(found))
+        return
+    lacking = [tool for tool in ("go", "cmake", "g++") if not shutil.which(tool)]
+    wanted = recipe is not None and "ollama" in recipe.serve.engines
+    if lacking:
+        severity: Literal["error", "note"] = "error" if wanted else "note"
+        yield Finding(severity, "ollama", "not installed", f"install Ollama, or {', '.join(lacking)} to have it built")
+    else:
+        yield Finding("note", "ollama", "not installed; it is built on first use (about 8 minutes on 2 cores)")
+
+
+def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check the ports that `serve` takes unless told otherwise."""
+    for engine in recipe.serve.engines if recipe else PORTS:
+        with socket.socket() as probe:
+            taken = probe.connect_ex(("127.0.0.1", PORTS[engine])) == 0
+        remedy = "stop what listens there, or serve with --port" if taken else ""
+        yield Finding("warning" if taken else "ok", f"port {PORTS[engine]}", f"{'taken' if taken else 'free'} ({engine})", remedy)
+
+
+CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, ports)
+
+
+def report(path: Path | None, store: Path, as_json: bool) -> None:
+    """Run every check and print what was found; NotReadyError where one is an error."""
+    recipe = recipe_file.load(path) if path else None
+    findings = [finding for check in CHECKS for finding in check(recipe, store)]
+    if as_json:
+        console.emit_json([asdict(finding) for finding in findings])
+    else:
+        console.show(_table(findings))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise NotReadyError("; ".join(f"{finding.check}: {finding.message}" for finding in errors), "; ".join(finding.remedy for finding in errors))
+
+
+def _table(findings: list[Finding]) -> Table:
+    colours = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        words = escape(finding.message + (f"; {finding.remedy}" if finding.remedy else ""))
+        rows.add_row(f"[{colours[finding.severity]}]{finding.severity}[/]", finding.check, words)
+    return rows

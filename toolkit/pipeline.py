@@ -1,0 +1,88 @@
+"""The one loop: a step that is sealed and unchanged is skipped, any other is run, checked against its contract and sealed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from toolkit import __version__, console
+from toolkit.artifact import seal
+from toolkit.contracts import check
+from toolkit.plan import Step
+from toolkit.store import Store
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a runner is given: where a step's inputs lie, the fresh folder it fills, one that outlives a kill, and its log."""
+
+    inputs: Mapping[str, Path]
+    output: Path
+    scratch: Path
+    log: Path
+
+
+class Runner(Protocol):
+    """Runs one step somewhere: as a local process, in a container, as a Job."""
+
+    name: str
+
+    def run(self, step: Step, task: Task) -> None:
+        """Run a step to its end; a ThinkshipError where it failed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did: the directory of every step, and the seconds of those that were not there yet."""
+
+    directories: Mapping[str, Path]
+    seconds: Mapping[str, float]
+
+
+def run(steps: Iterable[Step], store: Store, runner: Runner) -> Outcome:
+    """Make every step's directory, in order, and return where they are."""
+    directories: dict[str, Path] = {}
+    seconds: dict[str, float] = {}
+    with store.locked():
+        for step in steps:
+            directories[step.name] = store.directory(step)
+            if store.sealed(step):
+                console.step(step.name, step.id[:12], "skip")
+                continue
+            seconds[step.name] = _make(step, store, runner, directories)
+    return Outcome(directories, seconds)
+
+
+def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Path]) -> float:
+    resumed = store.scratch(step).is_dir() and any(store.scratch(step).glob("*/"))
+    console.step(step.name, step.id[:12], "resume" if resumed else "run")
+    store.require_space(step)
+    inputs = {**step.paths, **{name: directories[other] for name, other in step.inputs.items()}}
+    task = Task(inputs, store.fresh(step), store.scratch(step), store.log(step))
+    began = time.monotonic()
+    runner.run(step, task)
+    check(step.stage.name, task.output, step.recipe)
+    seconds = round(time.monotonic() - began, 2)
+    _seal(step, task.output, runner.name, seconds)
+    shutil.rmtree(task.scratch, ignore_errors=True)
+    console.note(f"{seconds:.1f} s")
+    return seconds
+
+
+def _seal(step: Step, directory: Path, runner: str, seconds: float) -> None:
+    seal(
+        directory,
+        step=step.name,
+        stage=step.stage.name,
+        id=step.id,
+        inputs=dict(step.inputs),
+        recipe=dict(step.recipe),
+        programs=step.stage.digest,
+        runner=runner,
+        thinkship=__version__,
+        seconds=seconds,
+    )

@@ -1,0 +1,72 @@
+"""What `plan` and `run` do with a recipe: its steps as values, as a table, and made one after another to a verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from toolkit import console, pipeline, recipe_file
+from toolkit.errors import BrokenError
+from toolkit.plan import Step, plan, until
+from toolkit.resolve import resolve
+from toolkit.store import Store
+
+
+def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
+    """Load, pin and plan a recipe; `last` ends the plan after that stage."""
+    planned = plan(resolve(recipe_file.load(path), path.resolve().parent), engines or None)
+    return until(planned, last) if last else planned
+
+
+def described(step: Step) -> dict[str, Any]:
+    """Return a step as plain data."""
+    return {
+        "step": step.name,
+        "id": step.id,
+        "stage": step.stage.name,
+        "environment": step.stage.environment,
+        "program": step.stage.program,
+        "inputs": dict(step.inputs),
+        "recipe": dict(step.recipe),
+    }
+
+
+def table(planned: tuple[Step, ...], root: Path) -> Table:
+    """Return the steps as a table that says which are done already."""
+    store = Store(root)
+    rows = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("step", "id", "runs in", "program", "from", "state"):
+        rows.add_column(column)
+    for step in planned:
+        state = "[green]sealed[/]" if store.sealed(step) else "to do"
+        where = step.stage.environment or "host"
+        rows.add_row(step.name, step.id[:12], where, escape(step.stage.program), " ".join(step.inputs.values()), state)
+    return rows
+
+
+def run(planned: tuple[Step, ...], root: Path) -> None:
+    """Make every step; BrokenError where the last one is a report whose verdict is fail."""
+    from toolkit.runners.local import LocalRunner
+
+    outcome = pipeline.run(planned, Store(root), LocalRunner())
+    if planned[-1].stage.name == "verify":
+        conclude(outcome.directories[planned[-1].name])
+    elif not outcome.seconds:
+        console.say("nothing to do: every step is sealed")
+
+
+def conclude(directory: Path) -> None:
+    """Show the report of a run and say where it lies; BrokenError where its verdict is fail."""
+    from toolkit import report
+
+    found = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    report.show(found)
+    console.say(f"\nreport: {directory / 'report.html'}")
+    if found["verdict"] != "pass":
+        broken = dict.fromkeys(check["name"] for check in found["checks"] if check["status"] == "fail")
+        message = f"the verdict is fail: {', '.join(broken) or 'a required check was skipped'}"
+        raise BrokenError(message, "each failed check names its remedy in the report")
