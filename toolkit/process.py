@@ -125,8 +125,8 @@ def run(
         process = Process(command, _popen(command, stdout=subprocess.PIPE, stderr=errors), log)
     lines: list[str] = []
     late = _Deadline(process, timeout)
-    with late, process:
-        for line in _stdout(process):
+    with late, process, _stdout(process) as output:
+        for line in output:
             lines.append(line)
             if on_line:
                 on_line(line.rstrip("\n"))

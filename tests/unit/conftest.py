@@ -1,0 +1,44 @@
+"""The unit suite's guard: nothing here reaches beyond this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit import recipe_file
+from toolkit.recipe import Recipe
+from toolkit.stages import ROOT
+
+DEMO = ROOT / "recipes" / "smollm2-demo.yml"
+
+
+class LoopbackOnly(socket.socket):
+    def connect(self, address):
+        host = address[0] if isinstance(address, tuple) else "127.0.0.1"
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            raise AssertionError(f"a unit test wanted the network: {address}")
+        return super().connect(address)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(socket, "socket", LoopbackOnly)
+    yield
+
+
+@pytest.fixture
+def demo_text() -> str:
+    return DEMO.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def demo() -> Recipe:
+    return recipe_file.load(DEMO)
+
+
+@pytest.fixture
+def demo_folder() -> Path:
+    return DEMO.parent

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from toolkit.errors import InvalidError
+from toolkit.plan import plan, until
+from toolkit.recipe import PathSource, Recipe
+from toolkit.resolve import resolve
+
+
+def steps(recipe: Recipe, folder, engines=None):
+    return {step.name: step for step in plan(resolve(recipe, folder), engines)}
+
+
+def changed(recipe: Recipe, **sections):
+    return recipe.model_copy(update={name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()})
+
+
+def test_the_demo_plans_every_stage_in_an_order_that_finds_its_inputs(demo, demo_folder):
+    planned = plan(resolve(demo, demo_folder), ("llamacpp", "ollama", "vllm", "transformers"))
+    seen: set[str] = set()
+    for step in planned:
+        assert set(step.inputs.values()) <= seen, step.name
+        seen.add(step.name)
+    assert [step.name for step in planned] == [
+        "base",
+        "dataset",
+        "train",
+        "merge",
+        "gguf",
+        "gguf-base",
+        "modelfile",
+        "modelfile-base",
+        "serve-llamacpp-q8_0",
+        "serve-llamacpp-f16",
+        "serve-llamacpp-q4_k_m",
+        "serve-llamacpp-f16-base",
+        "serve-ollama-q8_0",
+        "serve-ollama-f16-base",
+        "serve-vllm-bnb-nf4",
+        "serve-vllm-bf16",
+        "serve-vllm-bf16-base",
+        "serve-transformers-bf16",
+        "serve-transformers-bf16-base",
+        "verify",
+    ]
+
+
+def test_ids_are_the_same_each_time_and_all_different(demo, demo_folder):
+    first, second = steps(demo, demo_folder), steps(demo, demo_folder)
+    assert first == second
+    assert len({step.id for step in first.values()}) == len(first)
+
+
+def moved(before, after):
+    return {name for name in before if before[name].id != after[name].id}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "stays"),
+    [
+        ("train", {"steps": 81}, {"base", "dataset", "gguf-base", "serve-llamacpp-f16-base"}),
+        ("gguf", {"max_kl": {}}, {"base", "dataset", "train", "merge"}),
+        ("verify", {"think_at_least": 0.5}, {"base", "dataset", "train", "merge", "gguf", "gguf-base"}),
+    ],
+)
+def test_a_change_moves_only_what_depends_on_it(demo, demo_folder, section, values, stays):
+    before, after = steps(demo, demo_folder), steps(changed(demo, **{section: values}), demo_folder)
+    assert set(before) - moved(before, after) == stays
+
+
+def test_changed_data_moves_the_dataset_but_not_the_base(demo, demo_folder, tmp_path):
+    for name in ("sums-train.jsonl", "sums-holdout.jsonl"):
+        tmp_path.joinpath("data").mkdir(exist_ok=True)
+        tmp_path.joinpath("data", name).write_bytes(demo_folder.joinpath("data", name).read_bytes())
+    before = steps(demo, tmp_path)
+    with tmp_path.joinpath("data", "sums-train.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("\n")
+    assert "dataset" in moved(before, steps(demo, tmp_path)) and "base" not in moved(before, steps(demo, tmp_path))
+
+
+def test_the_id_covers_the_program(demo, demo_folder, monkeypatch):
+    before = steps(demo, demo_folder)
+    stage = before["train"].stage
+    monkeypatch.setitem(plan.__globals__["STAGES"], "train", dataclasses.replace(stage, program="images/train/merge.py"))
+    assert {"train", "merge", "gguf"} <= moved(before, steps(demo, demo_folder))
+
+
+def test_missing_data_is_named_with_its_key(demo, demo_folder):
+    recipe = changed(demo, dataset={"source": PathSource.model_validate({"path": "nowhere.jsonl"})})
+    with pytest.raises(InvalidError, match=r"dataset/source/path: .*nowhere.jsonl does not exist"):
+        resolve(recipe, demo_folder)
+
+
+def test_until_keeps_the_stages_before(demo, demo_folder):
+    names = [step.name for step in until(plan(resolve(demo, demo_folder)), "merge")]
+    assert names == ["base", "dataset", "train", "merge"]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolkit import recipe_file
+from toolkit.errors import InvalidError, UsageError
+from toolkit.stages import ROOT
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_repository_is_valid(path):
+    assert recipe_file.load(path).name == path.stem
+
+
+def test_there_is_a_recipe():
+    assert (ROOT / "recipes" / "smollm2-demo.yml").is_file()
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(InvalidError) as caught:
+        recipe_file.parse(text, "x.yml")
+    assert caught.value.exit_code == 3 and caught.value.remedy
+    return caught.value.message.split("\n       ")
+
+
+def test_all_faults_are_said_at_once_with_their_places(demo_text):
+    text = demo_text.replace("learning_rate: 2.0e-3", "learning_rat: 2.0e-3").replace("steps: 80", "steps: zero").replace("rank: 16", "rank: 0")
+    assert faults(text) == [
+        "x.yml: train/lora/rank: input should be greater than 0",
+        "x.yml: train/steps: input should be a valid integer, unable to parse string as an integer",
+        "x.yml: train/learning_rat: unknown key; did you mean learning_rate?",
+    ]
+
+
+def test_a_key_unlike_any_lists_the_known_ones(demo_text):
+    (fault,) = faults(demo_text + "\nzzz: 1\n")
+    assert fault.startswith("x.yml: zzz: unknown key; known here: name, description, seed, base")
+
+
+def test_a_misspelt_key_in_a_source_names_the_source_keys(demo_text):
+    assert "x.yml: base/source/versoin: unknown key; did you mean version?" in faults(demo_text.replace("version: 0.1.2", "versoin: 0.1.2"))
+
+
+def test_a_missing_key_is_required(demo_text):
+    assert faults(demo_text.replace("name: smollm2-demo\ndesc", "desc")) == ["x.yml: name: is required"]
+
+
+def test_a_key_given_twice_is_refused(demo_text):
+    assert "given twice" in faults(demo_text + "\nseed: 1\n")[0]
+
+
+def test_broken_yaml_names_the_line():
+    assert faults("name: [\n")[0].startswith("x.yml:2: not valid YAML")
+
+
+def test_a_recipe_that_is_no_mapping():
+    assert "a mapping of keys, not list" in faults("- a\n")[0]
+
+
+def test_the_served_file_must_be_made(demo_text):
+    assert "modelfile.gguf is q6_k" in faults(demo_text.replace("gguf: q8_0", "gguf: q6_k"))[0]
+
+
+def test_a_task_needs_an_expected_column(demo_text):
+    assert "verify.task needs" in faults(demo_text.replace(", expected: Expected", ""))[0]
+
+
+def test_the_reference_comes_first(demo_text):
+    assert "must be f16 or bf16" in faults(demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [q8_0]"))[0]
+
+
+def test_a_missing_file_names_the_recipes_nearby(tmp_path: Path):
+    (tmp_path / "other.yml").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        recipe_file.load(tmp_path / "x.yml")
+    assert "other.yml" in caught.value.remedy and caught.value.exit_code == 2
+
+
+def test_a_file_that_is_no_utf8_names_the_byte(tmp_path: Path):
+    (tmp_path / "x.yml").write_bytes(b"name: \xff")
+    with pytest.raises(InvalidError, match="not UTF-8 at byte 6"):
+        recipe_file.load(tmp_path / "x.yml")
