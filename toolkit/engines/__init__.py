@@ -1,0 +1,147 @@
+"""The four servers behind one interface: how each is launched, probed, asked for its rendered prompt, and where it puts the reasoning."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolkit.errors import UsageError
+from toolkit.process import Command
+from toolkit.recipe import Family, Think, Vllm
+
+Message = Mapping[str, Any]
+"""One turn of a conversation: role and content."""
+
+NAMES = ("llamacpp", "ollama", "vllm", "transformers")
+"""The engines this toolkit can start, in the order of their weight."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be served: one variant of the base or the tuned model under one name."""
+
+    served_name: str
+    context: int
+    """Tokens of one request, prompt and answer together."""
+    parallel: int
+    """Requests answered at once."""
+    family: Family
+    variant: str
+    """Quantisation: a GGUF type, `bnb-nf4` or `bf16`."""
+    model: Path | None = None
+    """HF checkpoint."""
+    gguf: Path | None = None
+    modelfile: Path | None = None
+    think: Think = field(default_factory=Think)
+    vllm: Vllm = field(default_factory=Vllm)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible address, `http://host:port/v1`, and the name by which the model is asked for."""
+
+    engine: str
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def root(self) -> str:
+        """The server's address without `/v1`, where its own probes live."""
+        return self.url.rstrip("/").removesuffix("/v1")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """One message taken apart: the reasoning, the answer, and the field that held the reasoning (`inline` for tags in the content)."""
+
+    reasoning: str
+    text: str
+    where: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its two parts, why it ended, and the tokens it took."""
+
+    reasoning: str
+    text: str
+    finish: str | None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    where: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt as the server itself renders it: its text or its token ids, or why there is neither."""
+
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Where an engine finds what it is made of."""
+
+    python: Mapping[str, Path]
+    """Environment name (folder under images/) -> its interpreter."""
+    images: Path
+    """The images/ folder."""
+    scratch: Path
+    """A folder for what the server needs while it runs."""
+    ollama: Path | None = None
+    """Ollama's program."""
+
+
+class Engine(Protocol):
+    """One kind of server."""
+
+    name: str
+    environment: str | None
+    """Folder under images/ whose environment it runs in; None for a program of the machine."""
+    startup_seconds: float
+    """Longest time from the start to the first answered token."""
+
+    def lay_out(self, target: Target, tools: Tools) -> None:
+        """Put into the scratch folder what the server reads at its start."""
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Return the command that serves the target on 127.0.0.1."""
+
+    def alive(self, root: str) -> bool:
+        """Say whether the server answers at all, model or not; bounded by two seconds."""
+
+    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
+        """Bring the model into the running server, where that is a step of its own."""
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+        """Return the prompt that the server makes of a conversation."""
+
+    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+        """Return the server's token ids for a text with its special tokens, None where it cannot be asked."""
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say which chat template the live server uses."""
+
+    def read(self, message: Message, think: Think) -> Pieces:
+        """Take a message apart."""
+
+
+def engine(name: str) -> Engine:
+    """Look an engine up by name; UsageError with the nearest name where there is none."""
+    if name not in (*NAMES, "openai"):
+        near = difflib.get_close_matches(name, NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}"
+        raise UsageError(f"no engine is called {name!r}", hint)
+    # Imported here: each module needs this one's classes. Plain imports, because a step's id covers the modules that these lines name.
+    from toolkit.engines import llamacpp, ollama, openai, transformers, vllm
+
+    known: dict[str, Engine] = {module.ENGINE.name: module.ENGINE for module in (llamacpp, ollama, vllm, transformers, openai)}
+    return known[name]

@@ -1,0 +1,48 @@
+"""llama.cpp's server: one GGUF with its embedded Jinja template, the reasoning in `reasoning_content`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines.openai import OpenAI
+from toolkit.engines.wire import answers, ask
+from toolkit.errors import UsageError
+from toolkit.process import Command
+
+
+class LlamaCpp(OpenAI):
+    """Started through the prebuilt wheel of images/llamacpp."""
+
+    name = "llamacpp"
+    environment = "llamacpp"
+    startup_seconds = 180.0
+    fields = ("reasoning_content",)
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Return the command of images/llamacpp/serve.py; UsageError without a GGUF."""
+        if target.gguf is None:
+            raise UsageError("llama.cpp serves a GGUF file and none was given", "run the gguf stage first")
+        size = ("--context", str(target.context), "--parallel", str(target.parallel))
+        program = (str(tools.python["llamacpp"]), str(tools.images / "llamacpp" / "serve.py"))
+        return Command((*program, "--model", str(target.gguf), "--alias", target.served_name, "--port", str(port), *size))
+
+    def alive(self, root: str) -> bool:
+        """Ask /health, which answers 503 while the model loads."""
+        return answers(f"{root}/health")
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+        """Return the text of /apply-template."""
+        return Rendered(text=ask(f"{endpoint.root}/apply-template", {"messages": list(messages)}, key=endpoint.api_key)["prompt"])
+
+    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+        """Return the ids of /tokenize, special tokens parsed, as a chat request does."""
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return tuple(ask(f"{endpoint.root}/tokenize", body, key=endpoint.api_key)["tokens"])
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say that the GGUF's own Jinja runs: this server knows no other."""
+        return "the Jinja template in the GGUF"
+
+
+ENGINE = LlamaCpp()

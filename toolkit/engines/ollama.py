@@ -1,0 +1,88 @@
+"""Ollama: a server of our own port and model folder, filled by `ollama create` from the rendered Modelfile; the reasoning in `reasoning`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit import process
+from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines.openai import OpenAI
+from toolkit.engines.wire import answers, ask
+from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.process import Command
+
+FIRST, SECOND = "first of two", "second of two"
+
+
+class Ollama(OpenAI):
+    """Ollama's own program with its home, models and port apart from the user's."""
+
+    name = "ollama"
+    environment: str | None = None
+    startup_seconds = 180.0
+    fields = ("reasoning", "thinking")
+
+    def lay_out(self, target: Target, tools: Tools) -> None:
+        """Copy the Modelfile with FROM set to the GGUF's own path: Ollama takes a path that is not there for a model's name to pull."""
+        if target.modelfile is None or target.gguf is None:
+            raise UsageError("Ollama is given a Modelfile and a GGUF, and one of them is missing", "run the modelfile stage first")
+        lines = target.modelfile.read_text(encoding="utf-8").split("\n")
+        places = [number for number, line in enumerate(lines) if line.upper().startswith("FROM ")]
+        if not places:
+            raise BrokenError(f"{target.modelfile} has no FROM line", "run the modelfile stage again")
+        lines[places[0]] = f"FROM {target.gguf.resolve()}"
+        tools.scratch.mkdir(parents=True, exist_ok=True)
+        _modelfile(tools).write_text("\n".join(lines), encoding="utf-8")
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Return `ollama serve` with the settings of this server alone."""
+        settings = {
+            "OLLAMA_MODELS": str(tools.scratch / "models"),
+            "OLLAMA_KEEP_ALIVE": "-1",
+            "OLLAMA_NUM_PARALLEL": str(target.parallel),
+            "OLLAMA_CONTEXT_LENGTH": str(target.context),
+            "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_NO_CLOUD": "1",
+            "OLLAMA_NOHISTORY": "1",
+        }
+        return Command((str(_program(tools)), "serve"), {**_client(port, tools), **settings})
+
+    def alive(self, root: str) -> bool:
+        """Ask for its version."""
+        return answers(f"{root}/api/version")
+
+    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
+        """Run `ollama create` on the Modelfile; FailedError with Ollama's own words where it refuses."""
+        port = int(endpoint.root.rpartition(":")[2])
+        argv = (str(_program(tools)), "create", target.served_name, "-f", str(_modelfile(tools)))
+        process.run(Command(argv, _client(port, tools)), log=tools.scratch / "create.log", timeout=1800)
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+        """Return the prompt of a render-only request."""
+        body = {"model": endpoint.model, "messages": list(messages), "stream": False, "_debug_render_only": True}
+        reply = ask(f"{endpoint.root}/api/chat", body, timeout=60, key=endpoint.api_key)
+        text = (reply.get("_debug_info") or {}).get("rendered_template")
+        return Rendered(text=text, reason="" if text else "this Ollama does not know _debug_render_only")
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say which of its two templates ran: only Ollama's own Go path joins two user turns into one."""
+        text = self.rendered(endpoint, [{"role": "user", "content": FIRST}, {"role": "user", "content": SECOND}]).text or ""
+        return "the Modelfile's TEMPLATE" if f"{FIRST}\n\n{SECOND}" in text else "the Jinja template in the GGUF"
+
+
+def _program(tools: Tools) -> Path:
+    if tools.ollama is None:
+        raise NotReadyError("Ollama is not on this machine", "install Ollama, or let `make serve-ollama` build it (needs Go and a C++ compiler)")
+    return tools.ollama
+
+
+def _modelfile(tools: Tools) -> Path:
+    return tools.scratch / "Modelfile"
+
+
+def _client(port: int, tools: Tools) -> dict[str, str]:
+    return {"OLLAMA_HOST": f"127.0.0.1:{port}", "HOME": str(tools.scratch), "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+
+
+ENGINE = Ollama()

@@ -1,0 +1,54 @@
+"""Any OpenAI-compatible server of which no more is known: it can be asked and read, not launched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.engines import Endpoint, Message, Pieces, Rendered, Target, Tools
+from toolkit.engines.reading import take_apart
+from toolkit.engines.wire import answers
+from toolkit.errors import UsageError
+from toolkit.process import Command
+from toolkit.recipe import Think
+
+
+class OpenAI:
+    """What all servers have in common; the real engines replace what they know better."""
+
+    name = "openai"
+    environment: str | None = None
+    startup_seconds = 120.0
+    fields: tuple[str, ...] = ("reasoning", "reasoning_content", "thinking")
+
+    def lay_out(self, target: Target, tools: Tools) -> None:
+        """Do nothing: the server reads the model where it lies."""
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Refuse: it is not known how this server is started."""
+        raise UsageError("an unknown server cannot be started", "name one of llamacpp, ollama, vllm, transformers")
+
+    def alive(self, root: str) -> bool:
+        """Ask for the list of models, which every server of this kind has."""
+        return answers(f"{root}/v1/models")
+
+    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
+        """Do nothing: the server has its model from the start."""
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+        """Return neither text nor ids: there is no standard request for them."""
+        return Rendered(reason="the server has no request that shows its rendered prompt")
+
+    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+        """Return None: there is no standard request for token ids."""
+        return None
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say that it cannot be known from outside."""
+        return "not known from outside"
+
+    def read(self, message: Message, think: Think) -> Pieces:
+        """Take a message apart by the fields this kind of server uses."""
+        return take_apart(message, think, self.fields)
+
+
+ENGINE = OpenAI()

@@ -1,0 +1,85 @@
+"""`transformers serve`: the reference implementation behind an OpenAI address; the reasoning in `reasoning_content`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from toolkit.engines import Endpoint, Target, Tools
+from toolkit.engines.openai import OpenAI
+from toolkit.engines.wire import answers
+from toolkit.errors import UsageError
+from toolkit.process import Command
+from toolkit.recipe import Think
+
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+
+
+class Transformers(OpenAI):
+    """The server inside the training environment's transformers."""
+
+    name = "transformers"
+    environment = "train"
+    startup_seconds = 300.0
+    fields = ("reasoning_content",)
+
+    def lay_out(self, target: Target, tools: Tools) -> None:
+        """Link the checkpoint into a folder that is called as the model is served, with the rule that splits off the reasoning.
+
+        The server asks for a model by its folder's name and reads `response_template` from tokenizer_config.json; the stage's own
+        directory is never written to.
+        """
+        if target.model is None:
+            raise UsageError("transformers serves an HF checkpoint and none was given", "run the merge stage first")
+        view = tools.scratch / target.served_name
+        shutil.rmtree(view, ignore_errors=True)
+        view.mkdir(parents=True)
+        for path in sorted(target.model.resolve().iterdir()):
+            (view / path.name).symlink_to(path)
+        config = json.loads((target.model / "tokenizer_config.json").read_text(encoding="utf-8"))
+        (view / "tokenizer_config.json").unlink()
+        text = json.dumps({**config, "response_template": response_template(target.think, _eos(target.model))}, indent=2, ensure_ascii=False)
+        (view / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Return `transformers serve` pinned to the one model, without a hub."""
+        if target.variant not in DTYPES:
+            raise UsageError(f"transformers cannot serve {target.variant}", f"one of {', '.join(DTYPES)}")
+        python = tools.python["train"]
+        address = ("--host", "127.0.0.1", "--port", str(port))
+        argv = (str(python), str(python.with_name("transformers")), "serve", target.served_name, *address, "--dtype", DTYPES[target.variant])
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONNOUSERSITE": "1"}
+        return Command(argv, offline, cwd=tools.scratch)
+
+    def alive(self, root: str) -> bool:
+        """Ask /health."""
+        return answers(f"{root}/health")
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say that the checkpoint's template runs: this server knows no other."""
+        return "chat_template.jinja of the checkpoint"
+
+
+def response_template(think: Think, ends: tuple[str, ...]) -> dict[str, Any]:
+    """Return the rule by which transformers splits an assistant turn into thinking and content."""
+    return {
+        "version": 1,
+        "defaults": {"role": "assistant"},
+        "start_anchor": ["<|im_start|>assistant\n", "<｜Assistant｜>"],
+        "fields": {
+            "thinking": {"open": think.open, "close": think.close, "content": "text"},
+            "content": {"close": list(ends), "content": "text"},
+        },
+    }
+
+
+def _eos(model: Path) -> tuple[str, ...]:
+    """Return the end tokens' text, from generation_config's ids and the tokenizer's added tokens."""
+    ids = json.loads((model / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    added = {token["id"]: token["content"] for token in json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]}
+    return tuple(added[number] for number in ([ids] if isinstance(ids, int) else ids))
+
+
+ENGINE = Transformers()

@@ -1,0 +1,80 @@
+"""vLLM: the merged checkpoint in 16 bit, or quantised to NF4 by bitsandbytes while it loads; the reasoning in `reasoning`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines.openai import OpenAI
+from toolkit.engines.wire import answers, ask
+from toolkit.errors import UsageError
+from toolkit.process import Command
+
+QUANTIZATION = {
+    "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes", "--dtype", "bfloat16"),
+    "bf16": ("--dtype", "bfloat16"),
+    "f16": ("--dtype", "float16"),
+    "f32": ("--dtype", "float32"),
+}
+PARSER = "qwen3"
+"""Splits at </think> for QwQ, R1 distills and Qwen3 alike; `deepseek_r1` counts no reasoning tokens where the prompt opens the tag."""
+
+
+class Vllm(OpenAI):
+    """The OpenAI server of vLLM; its own command line fails in the CPU build, so the module is run."""
+
+    name = "vllm"
+    environment = "vllm"
+    startup_seconds = 900.0
+    fields = ("reasoning",)
+
+    def launch(self, target: Target, port: int, tools: Tools) -> Command:
+        """Return the command with the recipe's flags; UsageError without a checkpoint or for an unknown variant."""
+        if target.model is None or target.variant not in QUANTIZATION:
+            raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
+        gpu = on_gpu()
+        argv = (
+            *(str(tools.python["vllm"]), "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.model)),
+            *("--served-model-name", target.served_name, "--host", "127.0.0.1", "--port", str(port)),
+            *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel), "--disable-log-stats"),
+            *QUANTIZATION[target.variant],
+            *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
+            *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if gpu else ("--enforce-eager",)),
+            *target.vllm.extra_args,
+        )
+        return Command(argv, _settings(tools, gpu))
+
+    def alive(self, root: str) -> bool:
+        """Ask /health, which answers once the model is loaded."""
+        return answers(f"{root}/health")
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+        """Return the token ids of /tokenize, which renders a conversation as a chat request does."""
+        return Rendered(ids=self._ids(endpoint, {"messages": list(messages), "add_generation_prompt": True}))
+
+    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+        """Return the token ids of a text as it stands: nothing is put before it."""
+        return self._ids(endpoint, {"prompt": text, "add_special_tokens": False})
+
+    def template(self, endpoint: Endpoint) -> str:
+        """Say that the checkpoint's template runs: none was given on the command line."""
+        return "chat_template.jinja of the checkpoint"
+
+    def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
+        reply = ask(f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key)
+        return tuple(reply["tokens"])
+
+
+def on_gpu() -> bool:
+    """Say whether this machine has an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _settings(tools: Tools, gpu: bool) -> dict[str, str]:
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    cpu = {} if gpu else {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return {**quiet, **cpu, "VLLM_CACHE_ROOT": str(tools.scratch / "cache")}
+
+
+ENGINE = Vllm()
