@@ -1,0 +1,87 @@
+"""What an endpoint must show, one module a contract; each gives findings with their evidence and the way to mend what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from toolkit.chat_template import ChatTemplate
+from toolkit.recipe import Task, Think
+
+Status = Literal["pass", "fail", "skip"]
+
+
+class Finding(BaseModel):
+    """The outcome of one check on one endpoint."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    engine: str
+    variant: str = ""
+    status: Status
+    message: str
+    remedy: str = ""
+    required: bool = True
+    """A verdict of pass needs every required check passed; a skipped one is not."""
+    evidence: dict[str, Any] = {}
+
+
+class Reply(BaseModel):
+    """One held-out question as it was answered, a line of answers.jsonl."""
+
+    model_config = ConfigDict(frozen=True)
+    question: str
+    expected: str | None = None
+    reasoning: str = ""
+    text: str = ""
+    finish: str | None = None
+    where: str | None = None
+    """Field that held the reasoning."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    seconds: float = 0.0
+    right: bool | None = None
+    """None where there is no expected answer."""
+    error: str = ""
+    """Why there is no answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out question and its machine-checkable answer."""
+
+    text: str
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """What an endpoint is held against."""
+
+    think: Think = field(default_factory=Think)
+    think_at_least: float = 1.0
+    task: Task | None = None
+    questions: tuple[Question, ...] = ()
+    template: ChatTemplate | None = None
+    """The HF chat template, where it is known."""
+    variant: str = ""
+    base: bool = False
+    """The model before the fine-tune: it is measured and never failed."""
+    parallel: int = 1
+    timeout: float = 120.0
+    """Seconds one answer may take."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Budget of one answer."""
+        return self.task.max_tokens if self.task else 512
+
+    def markers(self) -> tuple[str, ...]:
+        """Return texts that belong to the prompt's skeleton and must not stand in an answer."""
+        known = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "</s>")
+        tokens: Mapping[str, str] = self.template.tokens if self.template else {}
+        return tuple(dict.fromkeys((*known, *(token for token in tokens.values() if len(token) > 2))))

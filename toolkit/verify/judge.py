@@ -1,0 +1,139 @@
+"""The verdict: what all endpoints showed, joined into one report; it passes only where every required check passed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.recipe import Verify
+from toolkit.verify import Finding, Reply
+from toolkit.verify.agreement import Agreement, compare_all
+from toolkit.verify.interval import wilson
+from toolkit.verify.observe import Observed
+
+REQUIRED = ("think", "stop", "prompt")
+"""Checks that each served variant of the tuned model must have."""
+
+
+class Report(BaseModel):
+    """report.json: the verdict and all that it rests on."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    verdict: Literal["pass", "fail"]
+    name: str
+    description: str = ""
+    engines: dict[str, dict[str, Any]]
+    checks: tuple[Finding, ...]
+    observed: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What `observe` left of one endpoint."""
+
+    endpoint: Observed
+    findings: tuple[Finding, ...]
+    replies: tuple[Reply, ...]
+
+    @property
+    def label(self) -> str:
+        """Engine and variant, with `base` for the model before the fine-tune."""
+        return f"{self.endpoint.engine}/{self.endpoint.variant}" + ("/base" if self.endpoint.base else "")
+
+    @classmethod
+    def read(cls, directory: Path) -> Observation:
+        """Read a serve step's directory."""
+        findings = json.loads((directory / "findings.json").read_text(encoding="utf-8"))
+        lines = (directory / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        return cls(
+            Observed.model_validate_json((directory / "endpoint.json").read_bytes()),
+            tuple(Finding.model_validate(finding) for finding in findings),
+            tuple(Reply.model_validate_json(line) for line in lines),
+        )
+
+
+def judge(name: str, wanted: Verify, observations: Iterable[Observation], facts: Mapping[str, Any] | None = None, description: str = "") -> Report:
+    """Join observations into a report; `facts` (gguf.json, stats.json, ...) are kept beside them, unjudged."""
+    everything = tuple(observations)
+    tuned, bases = ([seen for seen in everything if seen.endpoint.base is base] for base in (False, True))
+    checks = [check for seen in tuned for check in (*seen.findings, *_missing(seen, wanted))]
+    checks += [check for seen in bases for check in _base_checks(seen, wanted)]
+    compared = compare_all({seen.label: seen.replies for seen in tuned})
+    return Report(
+        verdict=verdict(checks),
+        name=name,
+        description=description,
+        engines={seen.label: numbers(seen) for seen in everything},
+        checks=tuple(checks),
+        observed={
+            **(facts or {}),
+            "agreement": [{**pair.model_dump(mode="json"), "rate": round(pair.rate, 4)} for pair in compared],
+            "notes": notes(compared),
+            "answers": {seen.label: [reply.model_dump(mode="json") for reply in seen.replies] for seen in everything},
+        },
+    )
+
+
+def verdict(checks: Iterable[Finding]) -> Literal["pass", "fail"]:
+    """Return pass only where there are required checks, all of them passed, and none failed."""
+    judged = tuple(checks)
+    required = [check for check in judged if check.required]
+    good = required and all(check.status == "pass" for check in required) and not any(check.status == "fail" for check in judged)
+    return "pass" if good else "fail"
+
+
+def numbers(seen: Observation) -> dict[str, Any]:
+    """Return an endpoint's line in the table: shares with their intervals, and speed."""
+    endpoint = seen.endpoint
+    marked = sum(reply.right is not None for reply in seen.replies)
+    return {
+        **endpoint.model_dump(mode="json"),
+        "marked": marked,
+        "interval": [round(edge, 4) for edge in wilson(endpoint.right, marked)] if endpoint.right is not None else None,
+        "tokens_per_second": round(endpoint.tokens / endpoint.seconds, 1) if endpoint.seconds else None,
+    }
+
+
+def notes(compared: Iterable[Agreement]) -> list[str]:
+    """Say in words which endpoints answer differently, the largest rate first."""
+    apart = sorted((pair for pair in compared if pair.different_answers), key=lambda pair: -pair.rate)
+    return [
+        f"{pair.one} and {pair.other} answer {pair.different_answers} of {pair.compared} questions differently ({pair.rate:.0%})" for pair in apart
+    ]
+
+
+def _missing(seen: Observation, wanted: Verify) -> Iterable[Finding]:
+    """Yield a failed check for each required one that was not made: an absent proof must not pass."""
+    names = {finding.name for finding in seen.findings}
+    for name in (*REQUIRED, *(("task",) if wanted.task else ())):
+        if name not in names:
+            made: dict[str, Any] = {"name": name, "engine": seen.endpoint.engine, "variant": seen.endpoint.variant}
+            yield Finding(**made, status="fail", message="the check was not made", remedy="run again; if it stays, this is a bug of thinkship")
+
+
+def _base_checks(seen: Observation, wanted: Verify) -> Iterable[Finding]:
+    """Yield whether the base model is bad enough at the task for the gain to be plain, where the recipe asks for that."""
+    limit = wanted.task.base_at_most if wanted.task else None
+    if limit is None or seen.endpoint.right is None:
+        return
+    right, asked = seen.endpoint.right, sum(reply.right is not None for reply in seen.replies)
+    passed = right / asked <= limit
+    yield Finding(
+        name="base",
+        engine=seen.endpoint.engine,
+        variant=seen.endpoint.variant,
+        status="pass" if passed else "fail",
+        message=f"before the fine-tune {right} of {asked} held-out answers are right; at most {limit:.0%} wanted",
+        remedy="" if passed else "the task is too easy to show a gain: choose a harder one, or drop verify.task.base_at_most",
+        evidence={"right": right, "asked": asked},
+    )

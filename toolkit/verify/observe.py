@@ -1,0 +1,137 @@
+"""Everything that is to be learnt from one live endpoint, written down: every held-out answer, and what the contracts found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from toolkit.chat_template import ChatTemplate
+from toolkit.engines import Endpoint, engine
+from toolkit.engines.chat import Chat
+from toolkit.engines.wire import ask
+from toolkit.errors import FailedError, NotReadyError, ThinkshipError
+from toolkit.recipe import Task, Think
+from toolkit.verify import Expectations, Finding, Question, Reply, prompt, stop, task, think
+
+GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
+"""Asked where no held-out questions are given."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, of how many, in which unit."""
+
+
+class Observed(BaseModel):
+    """What an endpoint is and how it did, in numbers: endpoint.json."""
+
+    model_config = ConfigDict(frozen=True)
+    engine: str
+    variant: str
+    base: bool
+    model: str
+    version: str
+    template: str
+    asked: int
+    thinking: int
+    """Answers that keep the think contract."""
+    right: int | None
+    """Right answers; None where none could be marked."""
+    tokens: int
+    seconds: float
+    """Sum over the answers, each from question to end."""
+
+
+def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expectations:
+    """Return what a recipe's slice of the serve stage expects, with its held-out rows and the checkpoint's chat template."""
+    wanted = Task.model_validate(recipe["verify"]["task"]) if recipe["verify"].get("task") else None
+    rows = [json.loads(line) for line in (dataset / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
+    chosen = rows[: wanted.questions if wanted else len(GENERAL)]
+    return Expectations(
+        think=Think.model_validate(recipe["think"]),
+        think_at_least=recipe["verify"]["think_at_least"],
+        task=wanted,
+        questions=tuple(Question(row["question"], row.get("expected")) for row in chosen),
+        template=ChatTemplate.of_model(model),
+        variant=recipe["variant"],
+        base=recipe["base"],
+        parallel=recipe["serve"]["parallel"],
+    )
+
+
+def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progress: Progress = lambda *_: None) -> tuple[Finding, ...]:
+    """Ask the endpoint everything and leave endpoint.json, findings.json and answers.jsonl in `output`.
+
+    A base model is measured and never failed: its findings are none. NotReadyError where the endpoint is not there,
+    FailedError where it answers not one question.
+    """
+    replies, findings = examine(endpoint, expectations, progress)
+    lines = "".join(f"{reply.model_dump_json()}\n" for reply in replies)
+    (output / "answers.jsonl").write_text(lines, encoding="utf-8")
+    _write(output / "findings.json", [finding.model_dump(mode="json") for finding in findings])
+    _write(output / "endpoint.json", summary(endpoint, expectations, replies).model_dump(mode="json"))
+    return findings
+
+
+def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress = lambda *_: None) -> tuple[list[Reply], tuple[Finding, ...]]:
+    """Ask every question, then hold the endpoint against each contract; errors as `observe`."""
+    asked = expectations if expectations.questions else _with_general_questions(expectations)
+    chat = Chat(endpoint, asked.think, asked.timeout)
+    replies: list[Reply] = []
+    for reply in task.ask_all(chat, asked):
+        replies.append(reply)
+        progress(len(replies), len(asked.questions), "questions")
+    if all(reply.error for reply in replies):
+        raise FailedError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
+    if asked.base:
+        return replies, ()
+    name = endpoint.engine
+    checks = (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
+    return replies, (*checks, task.check(name, asked, replies))
+
+
+def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:
+    """Return the numbers of an endpoint."""
+    marked = [reply.right for reply in replies if reply.right is not None]
+    return Observed(
+        engine=endpoint.engine,
+        variant=expectations.variant,
+        base=expectations.base,
+        model=endpoint.model,
+        version=version(endpoint),
+        template=_template(endpoint),
+        asked=len(replies),
+        thinking=think.kept(list(replies), expectations.think),
+        right=sum(marked) if marked else None,
+        tokens=sum(reply.completion_tokens or 0 for reply in replies),
+        seconds=round(sum(reply.seconds for reply in replies), 2),
+    )
+
+
+def version(endpoint: Endpoint) -> str:
+    """Return the server's own word for its version, empty where it has none."""
+    places = {"ollama": "/api/version", "vllm": "/version"}
+    if endpoint.engine not in places:
+        return ""
+    try:
+        return str(ask(endpoint.root + places[endpoint.engine], timeout=5).get("version", ""))
+    except (NotReadyError, FailedError, AttributeError):
+        return ""
+
+
+def _template(endpoint: Endpoint) -> str:
+    try:
+        return engine(endpoint.engine).template(endpoint)
+    except ThinkshipError:
+        return "not known"
+
+
+def _with_general_questions(expectations: Expectations) -> Expectations:
+    return replace(expectations, questions=tuple(Question(text) for text in GENERAL))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
