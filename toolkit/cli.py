@@ -71,7 +71,7 @@ def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool,
 
 @cli.command()
 @RECIPE
-@click.option("--engine", required=True, type=ENGINES)
+@click.option("--engine", required=True, type=ENGINES, help="Which server.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; the engine's usual one if not given.")
 @click.option("--variant", help="Quantisation to serve; the recipe's if not given.")
 @RUNNER

@@ -32,7 +32,7 @@ class Writer:
             raise FailedError("the program ended with exit code 1")
 
 
-def step(name: str, identity: str, inputs: Mapping[str, str] = {}, disk: float = 1.0) -> Step:  # noqa: B006 - never changed
+def step(name: str, identity: str, inputs: Mapping[str, str] = {}, disk: float = 1.0) -> Step:
     def everything(recipe: Any) -> dict[str, Any]:
         return {}
 

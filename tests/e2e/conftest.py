@@ -1,0 +1,62 @@
+"""The whole chain for real: one store in which the demo recipe has been run with every engine this machine can have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolkit.runners.tools import ollama_found
+from toolkit.stages import ROOT
+
+RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
+BUILD_TOOLS = ("go", "cmake", "g++")
+Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def missing_for_ollama() -> list[str]:
+    """Return the tools that keep this machine from having Ollama."""
+    return [] if ollama_found() else [tool for tool in BUILD_TOOLS if not shutil.which(tool)]
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip on a user's machine, fail in CI, where every tool must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"in CI nothing is skipped: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def engines() -> tuple[str, ...]:
+    missing = missing_for_ollama()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"in CI nothing is skipped: Ollama needs {', '.join(missing)}")
+    return ("llamacpp", "vllm", "transformers") if missing else ("llamacpp", "ollama", "vllm", "transformers")
+
+
+@pytest.fixture(scope="session")
+def thinkship() -> Thinkship:
+    """thinkship("run", ...) runs the command line as a user does and returns how it ended."""
+
+    def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        return subprocess.run((sys.executable, "-m", "toolkit.cli", *map(str, arguments)), cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the whole session; THINKSHIP_TEST_STORE keeps one between sessions, which re-verifies instead of re-making it."""
+    return Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def demo(thinkship: Thinkship, store: Path, engines: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    """The demo recipe run to its verdict with every engine."""
+    flags = [word for engine in engines for word in ("--engine", engine)]
+    return thinkship("run", RECIPE, "--store", store, *flags)

@@ -1,0 +1,97 @@
+"""The main job, as a user sees it: one command, four real engines, a verdict, and nothing to do the second time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import pytest
+from conftest import RECIPE, skip_or_fail
+
+from toolkit.stages import ROOT
+
+
+@pytest.fixture(scope="session")
+def report(demo, store):
+    assert demo.returncode == 0, demo.stdout[-4000:] + demo.stderr[-4000:]
+    (path,) = store.glob("verify-*/report.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def observed(report, engine):
+    return [seen for seen in report["observed"]["endpoints"] if seen["engine"] == engine]
+
+
+def test_the_verdict_is_pass_and_no_check_was_skipped_in_silence(report):
+    assert report["verdict"] == "pass"
+    assert [check for check in report["checks"] if check["status"] == "fail"] == []
+    assert all(check["message"] for check in report["checks"] if check["status"] == "skip")
+
+
+@pytest.mark.parametrize(
+    ("engine", "variants"),
+    [("llamacpp", {"f16", "q8_0", "q4_k_m"}), ("ollama", {"q8_0"}), ("vllm", {"bnb-nf4", "bf16"}), ("transformers", {"bf16"})],
+)
+def test_each_engine_serves_the_tuned_model_well_and_the_base_badly(report, engines, engine, variants):
+    if engine not in engines:
+        skip_or_fail(f"{engine} cannot be had on this machine")
+    tuned = [seen for seen in observed(report, engine) if not seen["base"]]
+    base = [seen for seen in observed(report, engine) if seen["base"]]
+    assert {seen["variant"] for seen in tuned} == variants and len(base) == 1
+    for seen in tuned:
+        assert seen["score"] >= 0.9 and seen["think"] == 1.0, seen
+    assert base[0]["score"] <= 0.2 and base[0]["think"] == 0.0
+
+
+def test_the_answers_were_compared_across_engines(report):
+    pairs = report["observed"]["agreement"]
+    assert pairs and all(0 <= pair["different"] <= 1 and pair["questions"] >= 50 for pair in pairs)
+
+
+def test_a_second_run_does_nothing_within_three_seconds(demo, thinkship, store, engines):
+    flags = [word for engine in engines for word in ("--engine", engine)]
+    began = time.monotonic()
+    again = thinkship("run", RECIPE, "--store", store, *flags)
+    assert again.returncode == 0 and time.monotonic() - began < 3
+    steps = [line.split()[0] for line in again.stdout.splitlines() if line.strip().startswith(("skip ", "run ", "resume "))]
+    assert set(steps) == {"skip"} and len(steps) >= 10
+
+
+def test_the_second_run_shows_the_same_verdict(demo, thinkship, store, engines, report):
+    flags = [word for engine in engines for word in ("--engine", engine)]
+    assert "pass" in thinkship("run", RECIPE, "--store", store, *flags).stdout
+
+
+def test_a_touched_file_is_named_and_stops_the_run(demo, thinkship, store, tmp_path):
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy, ignore=lambda folder, names: [name for name in names if name.startswith(("serve-", "verify-", "gguf"))])
+    (weights,) = copy.glob("merge-*/model/model.safetensors")
+    with weights.open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\0\0\0\0")
+    touched = thinkship("run", RECIPE, "--store", copy, "--until", "merge")
+    assert touched.returncode == 6 and "model/model.safetensors: its content was changed" in touched.stderr and "fix:" in touched.stderr
+
+
+def test_the_report_opens_without_the_network(demo, store):
+    (page,) = store.glob("verify-*/report.html")
+    text = page.read_text(encoding="utf-8")
+    assert "http://" not in text.replace("http://127.0.0.1", "").replace("http://www.w3.org", "") and "https://" not in text
+
+
+def test_plan_is_quick(thinkship, store):
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert thinkship("plan", RECIPE, "--store", store).returncode == 0
+        took.append(time.monotonic() - began)
+    assert min(took) < 2.0  # a guard against a planner that starts to load torch; benchmarks/ holds the measured figure
+
+
+def test_the_readme_names_only_targets_that_exist():
+    targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line and not line[0].isspace()}
+    words = (ROOT / "README.md").read_text(encoding="utf-8").replace("`", " ").split()
+    named = {words[place + 1].rstrip(".,;:)") for place, word in enumerate(words[:-1]) if word.lstrip("(") == "make"}
+    assert "demo" in named and "test" in named
+    assert {name for name in named if name.islower() and "=" not in name} <= {word for target in targets for word in target.split()}

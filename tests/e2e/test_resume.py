@@ -1,0 +1,78 @@
+"""Killed in the middle, run again: the same set of files as a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import RECIPE
+
+from toolkit.stages import ROOT
+
+STAGES = ("base", "dataset", "train", "merge", "gguf")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo recipe with few steps, so that killing it in every stage takes minutes."""
+    folder = tmp_path_factory.mktemp("recipe")
+    shutil.copytree(RECIPE.parent / "data", folder / "data")
+    tiny = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    tiny["name"] = "tiny"
+    tiny["train"] |= {"steps": 6, "batch_size": 4, "checkpoint_steps": 2}
+    tiny["gguf"] = {"types": ["f16", "q8_0"], "max_kl": {}}
+    tiny["modelfile"]["gguf"] = "q8_0"
+    (folder / "tiny.yml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    return folder / "tiny.yml"
+
+
+def command(recipe: Path, store: Path) -> list[str]:
+    return [sys.executable, "-m", "toolkit.cli", "run", str(recipe), "--store", str(store), "--until", "gguf"]
+
+
+def files(store: Path) -> set[str]:
+    return {path.relative_to(store).as_posix() for path in store.glob("*-*/**/*") if path.is_file()}
+
+
+def started(store: Path, stage: str) -> bool:
+    """Say whether a stage has begun its real work: the training when its first checkpoint is whole, any other when its program runs."""
+    if stage == "train":
+        return bool(list(store.glob(".scratch/train-*/**/trainer_state.json")))
+    return any(not (place / "record.json").exists() for place in store.glob(f"{stage}-*"))
+
+
+def kill_in(stage: str, recipe: Path, store: Path) -> None:
+    """Run until `stage` is at work, then kill the whole process group."""
+    process = subprocess.Popen(command(recipe, store), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not started(store, stage):
+        assert process.poll() is None, f"the run ended before it reached {stage}"
+        time.sleep(0.05)
+    time.sleep(0.7)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_in_every_stage_ends_with_the_files_of_an_undisturbed_one(recipe, tmp_path):
+    disturbed, calm = tmp_path / "disturbed", tmp_path / "calm"
+    for stage in STAGES:
+        kill_in(stage, recipe, disturbed)
+        assert not list(disturbed.glob(f"{stage}-*/record.json")), f"{stage} was sealed before it was killed"
+    last = subprocess.run(command(recipe, disturbed), cwd=ROOT, capture_output=True, text=True)
+    assert last.returncode == 0, last.stdout + last.stderr
+    subprocess.run(command(recipe, calm), cwd=ROOT, check=True, capture_output=True)
+    assert files(disturbed) == files(calm) and len(files(calm)) > 20
+    assert not any((disturbed / ".scratch").iterdir())
+
+
+def test_training_goes_on_from_its_last_checkpoint(recipe, tmp_path):
+    kill_in("train", recipe, tmp_path)
+    again = subprocess.run([*command(recipe, tmp_path)[:-1], "train"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "resume" in again.stdout and "checkpoint" in again.stdout

@@ -1,0 +1,118 @@
+"""Writes docs/reference.md from the code, so that commands, recipe keys, stages and exit codes cannot differ from what is documented."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from toolkit import console
+from toolkit.cli import cli
+from toolkit.errors import BY_CODE, BrokenError
+from toolkit.recipe import Recipe
+from toolkit.stages import ROOT, STAGES
+
+PAGE = ROOT / "docs" / "reference.md"
+
+
+def write(check: bool) -> None:
+    """Write the page; with `check` write nothing and raise BrokenError where it is not what the code says."""
+    text = "\n".join(lines()) + "\n"
+    if not check:
+        PAGE.write_text(text, encoding="utf-8")
+        console.say(f"wrote {PAGE.relative_to(ROOT)}")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        raise BrokenError("docs/reference.md is not what the code says", "thinkship docs")
+
+
+def lines() -> Iterator[str]:
+    """Yield the page's lines."""
+    yield "# Reference"
+    yield ""
+    yield "Written by `thinkship docs` from the code; do not edit."
+    yield from _commands()
+    yield from _exit_codes()
+    yield from _stages()
+    yield from _recipe()
+
+
+def _commands() -> Iterator[str]:
+    yield from ("", "## Commands", "")
+    for name, command in sorted(cli.commands.items()):
+        arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
+        shown = "".join(f" {p.human_readable_name}" if p.required else f" [{p.human_readable_name}]" for p in arguments)
+        yield from (f"### `thinkship {name}{shown}`", "")
+        yield from (inspect.cleandoc(command.help or ""), "")
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        yield from (f"* `{_spelling(option)}`: {option.help or ''}".rstrip(": ") for option in options)
+        yield ""
+
+
+def _spelling(option: click.Option) -> str:
+    kind = "|".join(map(str, option.type.choices)) if isinstance(option.type, click.Choice) else option.type.name.upper()
+    return option.opts[0] if option.is_flag else f"{option.opts[0]} {kind}"
+
+
+def _exit_codes() -> Iterator[str]:
+    yield from ("## Exit codes", "", "| code | error | meaning |", "| --- | --- | --- |")
+    yield from ("| 0 | | done |", "| 1 | | a bug of ours, with a traceback |")
+    for code, kind in BY_CODE.items():
+        meaning = inspect.cleandoc(kind.__doc__ or "").partition(" (exit code")[0]
+        yield f"| {code} | `{kind.__name__}` | {meaning[0].lower() + meaning[1:]} |"
+    yield from ("| 130 | | interrupted by the user |", "")
+
+
+def _stages() -> Iterator[str]:
+    yield from ("## Stages", "", "| stage | program | runs in | network |", "| --- | --- | --- | --- |")
+    for stage in STAGES.values():
+        yield f"| {stage.name} | `{stage.program}` | {stage.environment or 'host'} | {'yes' if stage.network else 'no'} |"
+    yield ""
+
+
+def _recipe() -> Iterator[str]:
+    yield from ("## Recipe", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |")
+    yield from _keys(Recipe, "")
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        sections = [kind for kind in _members(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        key = f"{prefix}{name}"
+        kind = "section" if sections else _type_name(field)
+        yield f"| `{key}` | {kind} | {_default(field, bool(sections))} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        for section in sections:
+            yield from _keys(section, f"{key}.")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return tuple(kind for kind in get_args(annotation) or (annotation,) if kind is not type(None))
+
+
+def _type_name(field: FieldInfo) -> str:
+    return f"`{_plain(field.annotation)}`".replace("|", "\\|")
+
+
+def _plain(annotation: Any) -> str:
+    """Spell a type as YAML's reader would: choices as their words, tuples as lists."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _plain(parts[0])
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin is tuple:
+        return f"list of {_plain(parts[0])}"
+    if origin is dict:
+        return f"mapping of {_plain(parts[0])} to {_plain(parts[1])}"
+    if parts:
+        return " | ".join(_plain(part) for part in parts if part is not type(None))
+    return str({"str": "text", "int": "integer", "float": "number", "bool": "yes or no"}.get(annotation.__name__, annotation.__name__)).lower()
+
+
+def _default(field: FieldInfo, section: bool) -> str:
+    if field.is_required():
+        return "required"
+    return "" if section else f"`{field.get_default(call_default_factory=True)!r}`".replace("|", "\\|")

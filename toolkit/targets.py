@@ -1,0 +1,37 @@
+"""From a serve step's slice and directories to what an engine is given: the target, and the tools it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.engines import Target, Tools, engine
+from toolkit.recipe import Think, Vllm
+from toolkit.runners.environment import Environment
+from toolkit.runners.tools import ollama
+from toolkit.stages import IMAGES
+
+
+def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> Target:
+    """Return what a serve step serves: one variant of the base or the tuned model."""
+    serve = recipe["serve"]
+    return Target(
+        served_name=serve["name"],
+        context=serve["context"],
+        parallel=serve["parallel"],
+        family=recipe["family"],
+        variant=recipe["variant"],
+        model=inputs["model"] / "model",
+        gguf=inputs["gguf"] / f"model-{recipe['variant']}.gguf" if "gguf" in inputs else None,
+        modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
+        think=Think.model_validate(recipe["think"]),
+        vllm=Vllm.model_validate(serve["vllm"]),
+    )
+
+
+def tools(name: str, scratch: Path) -> Tools:
+    """Return an engine's tools, installing or building what is missing; errors as `Environment.install` and `ollama`."""
+    environment = engine(name).environment
+    python = {environment: Environment(environment).install()} if environment else {}
+    return Tools(python, IMAGES, scratch.resolve(), ollama() if name == "ollama" else None)
