@@ -1,0 +1,39 @@
+"""An HF checkpoint folder, as every stage of this room reads and writes it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+FINISHED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+"""Parts of transformers' loading report; a checkpoint that loads strictly leaves them all empty."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return a checkpoint's tokenizer, with the chat template that lies beside it."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write weights and config, rounded once to `dtype`."""
+    model.config.dtype = dtype
+    model.to(dtype).save_pretrained(folder, max_shard_size="5GB")
+
+
+def parameters(folder: Path) -> int:
+    """Count the parameters that lie in a checkpoint's safetensors files, by their headers alone."""
+    return sum(_parameters_in(path) for path in folder.glob("*.safetensors"))
+
+
+def _parameters_in(path: Path) -> int:
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return sum(torch.Size(shape).numel() for shape in shapes)

