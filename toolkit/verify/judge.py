@@ -48,7 +48,7 @@ class Observation:
     @property
     def label(self) -> str:
         """Engine and variant, with `base` for the model before the fine-tune."""
-        return f"{self.endpoint.engine}/{self.endpoint.variant}" + ("/base" if self.endpoint.base else "")
+        return "/".join(filter(None, (self.endpoint.engine, self.endpoint.variant, "base" if self.endpoint.base else "")))
 
     @classmethod
     def read(cls, directory: Path) -> Observation:

@@ -1,0 +1,126 @@
+"""The report for people: one self-contained HTML page and the tables of the terminal, both rendered from report.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.markup import escape
+from rich.table import Table
+
+from toolkit import console
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+COLOURS = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+
+
+def write_html(report: Mapping[str, Any], path: Path) -> None:
+    """Write the page of a report."""
+    path.write_text(html(report), encoding="utf-8")
+
+
+def html(report: Mapping[str, Any]) -> str:
+    """Return the page of a report: one file, no resource from elsewhere, readable with scripts switched off."""
+    pairs = report["observed"].get("agreement", [])
+    return _template().render(
+        report=report,
+        rows=comparison(report["engines"]),
+        matrix=matrix(pairs),
+        transcripts=transcripts(report["observed"].get("answers", {})),
+        gguf=report["observed"].get("gguf", {}).get("types", {}),
+        dataset=flat(report["observed"].get("dataset", {})),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def comparison(engines: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row a tuned endpoint with the base of the same engine beside it; a base alone is a row too."""
+    bases = {numbers["engine"]: numbers for numbers in engines.values() if numbers["base"]}
+    tuned = [numbers for numbers in engines.values() if not numbers["base"]]
+    rows = [{"engine": numbers["engine"], "variant": numbers["variant"], "tuned": numbers, "base": bases.get(numbers["engine"])} for numbers in tuned]
+    alone = [base for name, base in bases.items() if name not in {row["engine"] for row in rows}]
+    return rows + [{"engine": base["engine"], "variant": base["variant"], "tuned": None, "base": base} for base in alone]
+
+
+def matrix(pairs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return the agreement of every endpoint with every other, row by row."""
+    table: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for pair in pairs:
+        table.setdefault(pair["one"], {})[pair["other"]] = pair
+        table.setdefault(pair["other"], {})[pair["one"]] = pair
+    return table
+
+
+def transcripts(answers: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return question by question what each endpoint thought and answered."""
+    questions: dict[str, list[dict[str, Any]]] = {}
+    for label, replies in answers.items():
+        for reply in replies:
+            questions.setdefault(reply["question"], []).append({"endpoint": label, **reply})
+    return questions
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Return nested facts as lines of name and value."""
+    if isinstance(value, Mapping):
+        return [line for key, part in value.items() for line in flat(part, f"{name} {key}".strip().replace("_", " "))]
+    if isinstance(value, float):
+        return [(name, f"{value:.4g}")]
+    return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the report's tables and verdict on the terminal."""
+    if report["engines"]:
+        console.show(_numbers_table(report["engines"]))
+        console.say()
+    console.show(_checks_table(report["checks"]))
+    for note in report["observed"].get("notes", []):
+        console.say(f"note: {note}")
+    console.say(f"verdict: {report['verdict']}")
+
+
+def _numbers_table(engines: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("engine", "variant", "right", "before", "think", "before", "tokens/s"):
+        table.add_column(column, justify="left" if column in ("engine", "variant") else "right")
+    for row in comparison(engines):
+        tuned, base = row["tuned"], row["base"]
+        pairs = (_right(tuned), _right(base), _think(tuned), _think(base))
+        table.add_row(row["engine"], row["variant"], *pairs, str((tuned or base)["tokens_per_second"] or ""))
+    return table
+
+
+def _right(numbers: Mapping[str, Any] | None) -> str:
+    if not numbers or numbers["right"] is None:
+        return "–"
+    low, high = numbers["interval"]
+    return f"{numbers['right']}/{numbers['marked']} ({low:.0%}–{high:.0%})"
+
+
+def _think(numbers: Mapping[str, Any] | None) -> str:
+    return f"{numbers['thinking']}/{numbers['asked']}" if numbers else "–"
+
+
+def _checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("check", "engine", "", "what was seen"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        fix = f"\nfix: {check['remedy']}" if check["remedy"] and check["status"] == "fail" else ""
+        status = f"[{COLOURS[check['status']]}]{check['status']}[/]"
+        table.add_row(check["name"], f"{check['engine']} {check['variant']}", status, escape(check["message"] + fix))
+    return table
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda share: f"{share:.0%}"
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
