@@ -56,7 +56,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(thinkship: Thinkship, store: Path, engines: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+def demo(thinkship: Thinkship, store: Path, engines: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """The demo recipe run to its verdict with every engine."""
     flags = [word for engine in engines for word in ("--engine", engine)]
     return thinkship("run", RECIPE, "--store", store, *flags)

@@ -1,0 +1,69 @@
+"""The stages that run in the host process, because they need no heavy library: modelfile, serve and verify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit import console, render, report
+from toolkit.pipeline import Task
+from toolkit.recipe import Verify
+from toolkit.runners.tools import ollama_version
+from toolkit.serving import serving
+from toolkit.targets import target, tools
+from toolkit.verify.judge import Observation, judge
+from toolkit.verify.observe import expectations_of, observe
+
+HostStage = Callable[[Mapping[str, Any], Task], None]
+
+
+def modelfile(recipe: Mapping[str, Any], task: Task) -> None:
+    """Render the Modelfile of one GGUF, its parameters from the checkpoint and the recipe, its context from the dataset."""
+    wanted, generation = recipe["modelfile"], _json(task.inputs["model"] / "model" / "generation_config.json")
+    longest = _json(task.inputs["dataset"] / "stats.json")["longest"]
+    gguf = task.inputs["gguf"] / f"model-{wanted['gguf']}.gguf"
+    values = render.ModelfileValues(
+        gguf=f"../{gguf.parent.name}/{gguf.name}",
+        family=recipe["family"],
+        generation=generation,
+        parameters=wanted["parameters"],
+        num_ctx=render.context_size(longest, wanted["answer_tokens"]),
+        system=wanted["system"],
+        license=wanted["license"],
+        requires=ollama_version(),
+    )
+    (task.output / "Modelfile").write_text(render.render_modelfile(values), encoding="utf-8")
+
+
+def serve(recipe: Mapping[str, Any], task: Task) -> None:
+    """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
+    served = target(recipe, task.inputs)
+    assert served.model is not None
+    expected = expectations_of(dict(recipe), task.inputs["dataset"], served.model)
+    with console.bar() as bar:
+        bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
+        with serving(recipe["engine"], served, tools(recipe["engine"], task.scratch), task.log) as endpoint:
+            observe(endpoint, expected, task.output, lambda done, total, unit: bar.report(done, total, unit))
+    seen = _json(task.output / "endpoint.json")
+    right = f", {seen['right']} right" if seen["right"] is not None else ""
+    console.note(f"{seen['asked']} questions: {seen['thinking']} thought before they answered{right}")
+
+
+def verify(recipe: Mapping[str, Any], task: Task) -> None:
+    """Join what every endpoint showed into the verdict."""
+    observations = [Observation.read(path) for name, path in task.inputs.items() if name.startswith("serve-")]
+    facts = {"dataset": _json(task.inputs["dataset"] / "stats.json")}
+    if "gguf" in task.inputs:
+        facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
+    verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
+    verdict.write(task.output / "report.json")
+    report.write_html(_json(task.output / "report.json"), task.output / "report.html")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+HOST_STAGES: dict[str, HostStage] = {"modelfile": modelfile, "serve": serve, "verify": verify}

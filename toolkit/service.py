@@ -1,0 +1,135 @@
+"""What an operator does with a model: serve it, stop it, ask whether it is well, and hold any endpoint against the contracts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from toolkit import console, pipeline, recipe_file, release, report, serving
+from toolkit.chat_template import ChatTemplate
+from toolkit.doctor import PORTS
+from toolkit.engines import Endpoint
+from toolkit.engines.chat import Chat
+from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.plan import Step, plan, serve_step, variants
+from toolkit.recipe import EngineName, Recipe, Verify
+from toolkit.resolve import resolve
+from toolkit.serving import Server
+from toolkit.store import Store
+from toolkit.targets import target, tools
+from toolkit.verify import Expectations
+from toolkit.verify.judge import Observation, Report, judge
+from toolkit.verify.observe import examine, summary
+
+
+def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None, store: Path) -> None:
+    """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
+    from toolkit.runners.local import LocalRunner
+
+    recipe = recipe_file.load(path)
+    step = _chosen(recipe, name, variant)
+    chosen = serving.pick_port(port or PORTS[name])
+    needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
+    made = pipeline.run(needed, Store(store), LocalRunner()).directories
+    console.step(step.name, f"port {chosen}", "run")
+    inputs = {key: made[other] for key, other in step.inputs.items()}
+    place = _servers(store)
+    server = serving.start_background(name, target(step.recipe, inputs), tools(name, place / name), place, chosen)
+    _introduce(server)
+
+
+def _chosen(recipe: Recipe, name: EngineName, variant: str | None) -> Step:
+    known = variants(recipe, name)
+    if variant and variant not in known:
+        raise UsageError(f"{name} does not serve {variant!r} by this recipe", f"one of {', '.join(known)}")
+    return serve_step(recipe, name, variant or known[0], base=False)
+
+
+def _needed(steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
+    """Return the steps whose directories `step` needs, and theirs, in order."""
+    names = set(step.inputs.values())
+    for other in reversed(steps):
+        names |= set(other.inputs.values()) if other.name in names else set()
+    return tuple(other for other in steps if other.name in names)
+
+
+def _servers(store: Path) -> Path:
+    return store / ".servers"
+
+
+def _introduce(server: Server) -> None:
+    console.say(f"""
+{server.model} is served by {server.engine} at {server.url}   (log: {server.log})
+
+curl {server.url}/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is 47 + 85?"}}]}}'
+
+from openai import OpenAI
+message = OpenAI(base_url="{server.url}", api_key="none").chat.completions.create(
+    model="{server.model}", messages=[{{"role": "user", "content": "What is 47 + 85?"}}]).choices[0].message
+print(message.model_dump(), message.content)
+
+make health    does it answer, does it think?
+make stop      end it""")
+
+
+def stop(store: Path) -> None:
+    """Stop every server that `serve` started for this store."""
+    stopped = serving.stop(_servers(store))
+    for server in stopped:
+        console.say(f"stopped {server.engine} ({server.url})")
+    if not stopped:
+        console.say("no server of this store is running")
+
+
+def health(url: str | None, model: str | None, as_json: bool, store: Path) -> None:
+    """Print whether an endpoint answers and thinks; NotReadyError where it does not answer, BrokenError where it does not think."""
+    endpoint = _endpoint(url, model, None, store)
+    seen = serving.health(endpoint.url, endpoint.model, endpoint.engine, endpoint.api_key)
+    if as_json:
+        console.emit_json({"url": endpoint.url, "model": endpoint.model, **asdict(seen)})
+    else:
+        console.say(f"{endpoint.model} at {endpoint.url}: {seen.message} ({seen.seconds:.2f} s)")
+    if not seen.answers:
+        raise NotReadyError(f"{endpoint.url} does not answer: {seen.message}", "start it (`make serve-llamacpp`), or look at its log")
+    if not seen.thinks:
+        raise BrokenError(f"{endpoint.model} answers without reasoning", "`thinkship verify --url …` says why")
+
+
+def _endpoint(url: str | None, model: str | None, name: str | None, store: Path) -> Endpoint:
+    """Return the endpoint asked for, or the one server of ours that runs."""
+    if url is None:
+        running = serving.running(_servers(store))
+        if not running:
+            raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
+        return running[0].endpoint
+    key = os.environ.get("OPENAI_API_KEY")
+    found = Endpoint(name or serving.detect(url, key), url.rstrip("/"), model or "", key)
+    return found if model else Endpoint(found.engine, found.url, Chat(found, timeout=5).models()[0], key)
+
+
+def verify(path: Path | None, store: Path, **given: Any) -> None:
+    """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
+    if path and not given["url"]:
+        release.run(release.steps(path), store)
+        return
+    found = _examined(given, store)
+    document = found.model_dump(mode="json", by_alias=True)
+    if given["json_file"]:
+        found.write(given["json_file"])
+    if given["html_file"]:
+        report.write_html(document, given["html_file"])
+    report.show(document)
+    if found.verdict != "pass":
+        raise BrokenError("the verdict is fail", "each failed check above names its remedy")
+
+
+def _examined(given: dict[str, Any], store: Path) -> Report:
+    endpoint = _endpoint(given["url"], given["model"], given["engine"], store)
+    folder = given["model_dir"]
+    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None)
+    replies, findings = examine(endpoint, expected)
+    seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
+    return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")
