@@ -106,9 +106,15 @@ def health(url: str, model: str, name: str = "openai", api_key: str | None = Non
 
 
 def detect(url: str, api_key: str | None = None) -> str:
-    """Say which engine answers at an address, by what its list of models tells; `openai` where that is not known."""
+    """Say which engine answers at an address, by what its list of models tells; `openai` where that is not known.
+
+    NotReadyError where nothing answers.
+    """
     root = url.rstrip("/").removesuffix("/v1")
-    listed = ask(f"{root}/v1/models", key=api_key)
+    try:
+        listed = ask(f"{root}/v1/models", key=api_key)
+    except FailedError:  # transformers answers 500 to this where the machine has no hub cache; the first question tells what is wrong
+        return "openai"
     owners = {str(model.get("owned_by")) for model in listed.get("data") or () if isinstance(model, dict)} if isinstance(listed, dict) else set()
     known = {"vllm": "vllm", "llamacpp": "llamacpp", "library": "ollama"}
     return next((known[owner] for owner in sorted(owners) if owner in known), "openai")

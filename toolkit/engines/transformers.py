@@ -69,7 +69,7 @@ def response_template(think: Think, ends: tuple[str, ...]) -> dict[str, Any]:
         "defaults": {"role": "assistant"},
         "start_anchor": ["<|im_start|>assistant\n", "<｜Assistant｜>"],
         "fields": {
-            "thinking": {"open": think.open, "close": think.close, "content": "text"},
+            "thinking": {"open": think.open, "close": [think.close, *ends], "content": "text"},
             "content": {"close": list(ends), "content": "text"},
         },
     }

@@ -18,14 +18,13 @@ from toolkit.verify.observe import Progress, examine, summary
 def find_endpoint(url: str, model: str | None, name: str | None, api_key: str | None = None) -> Endpoint:
     """Return the endpoint of an address, its engine found out and its first model taken where they are not given.
 
-    NotReadyError where nothing answers, the key is refused, or the model is not served there; UsageError for an unknown engine.
+    NotReadyError where nothing answers, the key is refused, or no model is listed; UsageError for an unknown engine.
     """
     kind = engine(name or detect(url, api_key)).name
-    offered = Chat(Endpoint(kind, url, model or "", api_key), timeout=10).models()
-    chosen = model or next(iter(offered), "")
-    # Ollama answers to `name` and lists `name:latest`.
-    if chosen not in {short for full in offered for short in (full, full.removesuffix(":latest"))}:
-        raise NotReadyError(f"{url} does not serve {chosen or 'any model'}", f"it serves: {', '.join(offered) or 'nothing'}; name one with --model")
+    # A given name is tried by the first question: not every server's list holds what it serves (transformers lists its download cache).
+    chosen = model or next(iter(Chat(Endpoint(kind, url, "", api_key), timeout=10).models()), "")
+    if not chosen:
+        raise NotReadyError(f"{url} lists no model", "name the served model with --model")
     return Endpoint(kind, url, chosen, api_key)
 
 
