@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import httpx2
@@ -31,7 +32,9 @@ class Chat:
 
     @cached_property
     def _client(self) -> openai.OpenAI:
-        http = openai.DefaultHttpxClient(trust_env=not is_loopback(self.endpoint.url), timeout=httpx2.Timeout(self.timeout, connect=5.0))
+        http = openai.DefaultHttpxClient(
+            trust_env=not is_loopback(self.endpoint.url), verify=_tls(), timeout=httpx2.Timeout(self.timeout, connect=5.0)
+        )
         return openai.OpenAI(base_url=self.endpoint.url, api_key=self.endpoint.api_key or "none", max_retries=0, http_client=http)
 
     def ask(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
@@ -58,7 +61,7 @@ class Chat:
         with translated(self.endpoint, self.timeout):
             for chunk in self._client.chat.completions.create(**self._request(messages, max_tokens, options), stream=True):
                 if time.monotonic() - began > self.timeout:
-                    raise FailedError(f"{self.endpoint.url}: the stream did not end within {self.timeout:.0f} s", "look at the server's log")
+                    raise FailedError(f"{self.endpoint.url}: the stream did not end within {self.timeout:g} s", "look at the server's log")
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
                 finish = _gather(message, chunk) or finish
         if not finish:
@@ -98,6 +101,12 @@ class Chat:
         )
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the machine's certificates, read once: that takes longer than a short answer."""
+    return ssl.create_default_context()
+
+
 def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
     """Add a chunk's pieces to the message and return its finish reason."""
     if not getattr(chunk, "choices", None):
@@ -117,16 +126,14 @@ def translated(endpoint: Endpoint, timeout: float) -> Iterator[None]:
     try:
         yield
     except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-        raise FailedError(
-            f"{where}: no answer within {timeout:.0f} s", "the server hangs or is too slow: look at its log, or raise --timeout"
-        ) from error
+        raise FailedError(f"{where}: no answer within {timeout:g} s", "the server hangs or is too slow: look at its log") from error
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
-        cause = str(error.__cause__ or error)
-        if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError):
+        cause = error.__cause__ or error
+        if isinstance(cause, httpx2.RemoteProtocolError | httpx2.ReadError):
             raise FailedError(f"{where}: the connection broke off in the answer ({cause})", "look at the server's log") from error
         raise NotReadyError(f"{where} cannot be reached ({cause})", "start the server, or check address and port") from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise NotReadyError(f"{where} refuses us with {error.status_code}", "set THINKSHIP_API_KEY to the server's key") from error
+        raise NotReadyError(f"{where} refuses us with {error.status_code}", "set OPENAI_API_KEY to the server's key") from error
     except openai.NotFoundError as error:
         raise NotReadyError(f"{where} knows no model {endpoint.model!r} ({_words(error)})", "ask its /v1/models for the names it serves") from error
     except openai.APIStatusError as error:

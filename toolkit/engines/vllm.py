@@ -35,7 +35,7 @@ class Vllm(OpenAI):
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
         gpu = on_gpu()
         argv = (
-            *(str(tools.python["vllm"]), "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.model)),
+            *(str(tools.python["vllm"]), "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.model.resolve())),
             *("--served-model-name", target.served_name, "--host", "127.0.0.1", "--port", str(port)),
             *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel), "--disable-log-stats"),
             *QUANTIZATION[target.variant],

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from loopback import completion, events, hang, send
+
+from toolkit.engines import Endpoint
+from toolkit.engines.chat import Chat, translated
+from toolkit.errors import FailedError, NotReadyError
+
+ASKED = [{"role": "user", "content": "2 + 2?"}]
+
+
+def chat(url: str, engine: str = "vllm", timeout: float = 5.0) -> Chat:
+    return Chat(Endpoint(engine, url, "m"), timeout=timeout)
+
+
+def test_a_whole_answer_is_read(serve):
+    url = serve(lambda request: send(request, completion({"content": "4", "reasoning": "Two and two."})))
+    answer = chat(url).ask(ASKED, 16)
+    assert (answer.reasoning, answer.text, answer.finish, answer.where) == ("Two and two.", "4", "stop", "reasoning")
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.reasoning_tokens) == (5, 7, 3)
+
+
+def test_a_stream_gives_the_same_answer(serve):
+    body = events({"reasoning_content": "Two "}, {"reasoning_content": "and two."}, {"content": "4"})
+    url = serve(lambda request: send(request, body, kind="text/event-stream"))
+    answer = chat(url, "llamacpp").stream(ASKED, 16)
+    assert (answer.reasoning, answer.text, answer.finish) == ("Two and two.", "4", "stop")
+
+
+def test_a_server_that_hangs_is_left_after_the_time_limit(serve):
+    with pytest.raises(FailedError, match=r"no answer within 0\.2 s"):
+        chat(serve(hang), timeout=0.2).ask(ASKED, 16)
+
+
+def test_a_refused_key_names_the_variable_to_set(serve):
+    url = serve(lambda request: send(request, '{"error": {"message": "bad key"}}', 401))
+    with pytest.raises(NotReadyError, match="refuses us with 401") as problem:
+        chat(url).ask(ASKED, 16)
+    assert "OPENAI_API_KEY" in problem.value.remedy
+
+
+@pytest.mark.parametrize("call", ["ask", "stream", "complete"])
+def test_html_instead_of_json_is_named(serve, call):
+    url = serve(lambda request: send(request, "<html><body>Welcome to nginx!</body></html>", kind="text/html"))
+    client = chat(url)
+    with pytest.raises(FailedError):
+        client.complete("x", 4) if call == "complete" else getattr(client, call)(ASKED, 16)
+
+
+def test_broken_json_is_named(serve):
+    url = serve(lambda request: send(request, '{"choices": [{'))
+    with pytest.raises(FailedError, match="no chat completion"):
+        chat(url).ask(ASKED, 16)
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"choices": []}', '{"choices": [{"index": 0}]}', '"text"', "null"])
+def test_json_of_another_shape_is_named(serve, body):
+    url = serve(lambda request: send(request, body))
+    with pytest.raises(FailedError, match="no chat completion"):
+        chat(url).ask(ASKED, 16)
+
+
+def test_a_stream_with_a_broken_event_is_named(serve):
+    url = serve(lambda request: send(request, events({"content": "4"}, finish=None) + "data: {broken\n\n", kind="text/event-stream"))
+    with pytest.raises(FailedError, match="no chat completion"):
+        chat(url).stream(ASKED, 16)
+
+
+def test_a_stream_without_its_end_is_named(serve):
+    url = serve(lambda request: send(request, events({"content": "4"}, finish=None), kind="text/event-stream"))
+    with pytest.raises(FailedError, match="ended after 1 chunks and gave no finish reason"):
+        chat(url).stream(ASKED, 16)
+
+
+def test_a_stream_that_breaks_off_is_named(serve):
+    def cut(request):
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        request.wfile.write(events({"content": "4"}, finish=None).encode())
+
+    with pytest.raises(FailedError, match="broke off"):
+        chat(serve(cut)).stream(ASKED, 16)
+
+
+def test_an_unknown_model_is_named(serve):
+    url = serve(lambda request: send(request, '{"error": {"message": "The model `m` does not exist."}}', 404))
+    with pytest.raises(NotReadyError, match="knows no model 'm'"):
+        chat(url).ask(ASKED, 16)
+
+
+def test_a_server_error_is_not_retried(serve):
+    seen = []
+
+    def fail(request):
+        seen.append(request.path)
+        send(request, json.dumps({"error": {"message": "out of memory"}}), 500)
+
+    with pytest.raises(FailedError, match=r"500.*out of memory"):
+        chat(serve(fail)).ask(ASKED, 16)
+    assert len(seen) == 1
+
+
+def test_nothing_listening_is_named():
+    with pytest.raises(NotReadyError, match="cannot be reached"):
+        chat("http://127.0.0.1:9/v1").ask(ASKED, 16)
+
+
+def test_a_proxy_of_the_environment_does_not_come_between_us_and_loopback(serve, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    url = serve(lambda request: send(request, completion({"content": "4"})))
+    assert chat(url).ask(ASKED, 16).text == "4"
+
+
+def test_every_error_of_the_client_is_translated():
+    endpoint = Endpoint("vllm", "http://127.0.0.1:9/v1", "m")
+    kinds = [openai.APIError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    assert len(kinds) >= 13
+    for kind in kinds:
+        with pytest.raises((FailedError, NotReadyError)), translated(endpoint, 1.0):
+            raise bare(kind)
+
+
+def bare(kind: type[openai.APIError]) -> openai.APIError:
+    """An instance whose constructor did not run: each kind wants other arguments, and only its class matters here."""
+    error = kind.__new__(kind)
+    error.status_code = 400  # type: ignore[attr-defined]
+    return error

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit.engines import Target, Tools, engine, vllm
+from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.recipe import Vllm
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    python = {name: Path(f"/env/{name}/bin/python") for name in ("llamacpp", "vllm", "train")}
+    return Tools(python, Path("/repo/images"), tmp_path / "scratch", Path("/tools/ollama"))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    (model / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 0, "content": "<|endoftext|>"}, {"id": 2, "content": "<|im_end|>"}]}))
+    (model / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    (tmp_path / "Modelfile").write_text('# ours\nFROM ./model-q8_0.gguf\nTEMPLATE """x"""\n')
+    return Target("demo", 1024, 4, "qwq", "q8_0", model, tmp_path / "model-q8_0.gguf", tmp_path / "Modelfile")
+
+
+def test_llamacpp_gets_the_whole_context_for_each_request(target, tools):
+    command = engine("llamacpp").launch(target, 8080, tools)
+    assert command.argv == (
+        *("/env/llamacpp/bin/python", "/repo/images/llamacpp/serve.py", "--model", str(target.gguf)),
+        *("--alias", "demo", "--port", "8080", "--context", "1024", "--parallel", "4"),
+    )
+
+
+def test_ollama_has_its_own_home_models_and_port(target, tools):
+    command = engine("ollama").launch(target, 11500, tools)
+    assert command.argv == ("/tools/ollama", "serve")
+    assert command.env["OLLAMA_HOST"] == "127.0.0.1:11500"
+    assert Path(command.env["OLLAMA_MODELS"]).is_relative_to(tools.scratch) and Path(command.env["HOME"]) == tools.scratch
+
+
+def test_ollamas_modelfile_names_the_gguf_itself(target, tools):
+    engine("ollama").lay_out(target, tools)
+    lines = (tools.scratch / "Modelfile").read_text().splitlines()
+    assert lines == ["# ours", f"FROM {target.gguf.resolve()}", 'TEMPLATE """x"""']
+
+
+def test_a_modelfile_without_from_is_refused(target, tools):
+    target.modelfile.write_text("TEMPLATE x\n")
+    with pytest.raises(BrokenError, match="no FROM line"):
+        engine("ollama").lay_out(target, tools)
+
+
+def test_ollama_missing_is_said_with_its_remedy(target, tools):
+    with pytest.raises(NotReadyError, match="Ollama is not on this machine"):
+        engine("ollama").launch(target, 1, replace(tools, ollama=None))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_vllm_takes_the_tutorials_flags(target, tools, monkeypatch, gpu):
+    monkeypatch.setattr(vllm, "on_gpu", lambda: gpu)
+    command = engine("vllm").launch(replace(target, variant="bnb-nf4", vllm=Vllm(extra_args=("--seed", "1"))), 8000, tools)
+    line = " ".join(command.argv)
+    assert "--quantization bitsandbytes --load-format bitsandbytes" in line and "--reasoning-parser qwen3" in line
+    assert ("--enforce-eager" in line) is not gpu and ("--gpu-memory-utilization 0.9" in line) is gpu
+    assert line.endswith("--seed 1") and "--host 127.0.0.1 --port 8000" in line
+    assert command.env["HF_HUB_OFFLINE"] == "1" and ("VLLM_CPU_KVCACHE_SPACE" in command.env) is not gpu
+
+
+def test_vllm_serves_plain_16_bit_too(target, tools):
+    assert "--quantization" not in engine("vllm").launch(replace(target, variant="bf16"), 8000, tools).argv
+
+
+def test_a_chatml_model_gets_no_reasoning_parser(target, tools):
+    assert "--reasoning-parser" not in engine("vllm").launch(replace(target, variant="bf16", family="chatml"), 8000, tools).argv
+
+
+@pytest.mark.parametrize("name", ["vllm", "transformers"])
+def test_a_gguf_type_is_refused_where_checkpoints_are_served(target, tools, name):
+    with pytest.raises(UsageError, match=f"{'vLLM' if name == 'vllm' else name} cannot serve q8_0"):
+        engine(name).launch(target, 8000, tools)
+
+
+def test_transformers_sees_the_checkpoint_under_its_served_name(target, tools):
+    engine("transformers").lay_out(target, tools)
+    view = tools.scratch / "demo"
+    assert (view / "tokenizer.json").resolve() == (target.model / "tokenizer.json").resolve()
+    config = json.loads((view / "tokenizer_config.json").read_text())
+    assert config["response_template"]["fields"]["thinking"]["close"] == ["</think>", "<|im_end|>", "<|endoftext|>"]
+    assert config["eos_token"] == "<|im_end|>"
+
+
+def test_the_checkpoint_itself_is_not_written_to(target, tools):
+    before = {path.name: path.read_bytes() for path in target.model.iterdir()}
+    engine("transformers").lay_out(target, tools)
+    assert {path.name: path.read_bytes() for path in target.model.iterdir()} == before
