@@ -1,3 +1,4 @@
+# ruff: noqa: F401, F811 - pytest finds the imported fixture `serve` by its name
 from __future__ import annotations
 
 import os
@@ -6,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback import completion, send, serve  # noqa: F401 - a fixture
+from loopback import completion, send, serve
 
 from toolkit import serving
 from toolkit.engines import Target, Tools
@@ -93,7 +94,7 @@ def test_a_damaged_state_counts_as_none(tmp_path, content):
 @pytest.mark.parametrize(
     ("message", "thinks"), [({"content": "4"}, False), ({"content": None, "reasoning": "T"}, True), ({"content": "<think>T"}, True)]
 )
-def test_health_says_whether_the_model_thinks(serve, message, thinks):  # noqa: F811
+def test_health_says_whether_the_model_thinks(serve, message, thinks):
     found = health(serve(lambda request: send(request, completion(message, "length"))), "m")
     assert (found.answers, found.thinks) == (True, thinks)
 
@@ -104,10 +105,10 @@ def test_health_says_why_nothing_answers():
 
 
 @pytest.mark.parametrize(("owner", "engine"), [("vllm", "vllm"), ("llamacpp", "llamacpp"), ("library", "ollama"), ("me", "openai")])
-def test_an_engine_is_recognised_by_its_models(serve, owner, engine):  # noqa: F811
+def test_an_engine_is_recognised_by_its_models(serve, owner, engine):
     assert detect(serve(lambda request: send(request, f'{{"data": [{{"id": "m", "owned_by": "{owner}"}}]}}'))) == engine
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", "null", '{"data": ["m"]}'])
-def test_an_odd_list_of_models_is_no_engine_of_ours(serve, body):  # noqa: F811
+def test_an_odd_list_of_models_is_no_engine_of_ours(serve, body):
     assert detect(serve(lambda request: send(request, body))) == "openai"

@@ -1,10 +1,11 @@
+# ruff: noqa: F401, F811 - pytest finds the imported fixture `serve` by its name
 from __future__ import annotations
 
 import json
 
 import openai
 import pytest
-from loopback import completion, events, hang, send
+from loopback import completion, events, hang, send, serve
 
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat, translated
