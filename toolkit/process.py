@@ -121,7 +121,7 @@ def run(
     Standard output goes line by line to `on_line`, standard error to `log`. FailedError where `check` and the code is not 0,
     or where `timeout` seconds passed; NotReadyError where the program does not exist.
     """
-    with (log.open("ab") if log else open(os.devnull, "ab")) as errors:
+    with log.open("ab") if log else open(os.devnull, "ab") as errors:
         process = Process(command, _popen(command, stdout=subprocess.PIPE, stderr=errors), log)
     lines: list[str] = []
     late = _Deadline(process, timeout)
