@@ -29,7 +29,7 @@ def html(report: Mapping[str, Any]) -> str:
     pairs = report["observed"].get("agreement", [])
     return _template().render(
         report=report,
-        rows=comparison(report["engines"]),
+        rows=comparison(report["observed"]["endpoints"]),
         matrix=matrix(pairs),
         transcripts=transcripts(report["observed"].get("answers", {})),
         gguf=report["observed"].get("gguf", {}).get("types", {}),
@@ -38,10 +38,11 @@ def html(report: Mapping[str, Any]) -> str:
     )
 
 
-def comparison(engines: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def comparison(endpoints: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row a tuned endpoint with the base of the same engine beside it; a base alone is a row too."""
-    bases = {numbers["engine"]: numbers for numbers in engines.values() if numbers["base"]}
-    tuned = [numbers for numbers in engines.values() if not numbers["base"]]
+    everything = list(endpoints)
+    bases = {numbers["engine"]: numbers for numbers in everything if numbers["base"]}
+    tuned = [numbers for numbers in everything if not numbers["base"]]
     rows = [{"engine": numbers["engine"], "variant": numbers["variant"], "tuned": numbers, "base": bases.get(numbers["engine"])} for numbers in tuned]
     alone = [base for name, base in bases.items() if name not in {row["engine"] for row in rows}]
     return rows + [{"engine": base["engine"], "variant": base["variant"], "tuned": None, "base": base} for base in alone]
@@ -76,20 +77,19 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 def show(report: Mapping[str, Any]) -> None:
     """Print the report's tables and verdict on the terminal."""
-    if report["engines"]:
-        console.show(_numbers_table(report["engines"]))
-        console.say()
+    console.show(_numbers_table(report["observed"]["endpoints"]))
+    console.say()
     console.show(_checks_table(report["checks"]))
     for note in report["observed"].get("notes", []):
         console.say(f"note: {note}")
     console.say(f"verdict: {report['verdict']}")
 
 
-def _numbers_table(engines: Mapping[str, Mapping[str, Any]]) -> Table:
+def _numbers_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("engine", "variant", "right", "before", "think", "before", "tokens/s"):
         table.add_column(column, justify="left" if column in ("engine", "variant") else "right")
-    for row in comparison(engines):
+    for row in comparison(endpoints):
         tuned, base = row["tuned"], row["base"]
         pairs = (_right(tuned), _right(base), _think(tuned), _think(base))
         table.add_row(row["engine"], row["variant"], *pairs, str((tuned or base)["tokens_per_second"] or ""))

@@ -54,7 +54,7 @@ def test_what_models_say_is_escaped(document):
 
 
 def test_base_and_tuned_stand_in_one_row(document):
-    rows = report.comparison(document["engines"])
+    rows = report.comparison(document["observed"]["endpoints"])
     assert [(row["engine"], row["variant"], bool(row["base"])) for row in rows] == [("vllm", "bf16", False), ("llamacpp", "q4_k_m", True)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from toolkit.verify import Reply
 
@@ -19,16 +19,17 @@ class Agreement(BaseModel):
     model_config = ConfigDict(frozen=True)
     one: str
     other: str
-    compared: int
+    questions: int
     different_answers: int
     different_reasoning: int
     examples: tuple[tuple[str, str, str], ...] = ()
     """Question, the one's answer, the other's."""
 
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic advises for mypy
     @property
-    def rate(self) -> float:
+    def different(self) -> float:
         """Share of different answers."""
-        return self.different_answers / self.compared if self.compared else 0.0
+        return round(self.different_answers / self.questions, 4) if self.questions else 0.0
 
 
 def compare(one: str, other: str, replies: Sequence[Reply], others: Sequence[Reply]) -> Agreement:
@@ -38,7 +39,7 @@ def compare(one: str, other: str, replies: Sequence[Reply], others: Sequence[Rep
     apart = [(a.question, a.text.strip(), b.text.strip()) for a, b in pairs if a.text.strip() != b.text.strip()]
     reasoning = sum(a.reasoning.strip() != b.reasoning.strip() for a, b in pairs)
     return Agreement(
-        one=one, other=other, compared=len(pairs), different_answers=len(apart), different_reasoning=reasoning, examples=tuple(apart[:3])
+        one=one, other=other, questions=len(pairs), different_answers=len(apart), different_reasoning=reasoning, examples=tuple(apart[:3])
     )
 
 

@@ -73,11 +73,12 @@ def judge(name: str, wanted: Verify, observations: Iterable[Observation], facts:
         verdict=verdict(checks),
         name=name,
         description=description,
-        engines={seen.label: numbers(seen) for seen in everything},
+        engines=by_engine(everything, checks),
         checks=tuple(checks),
         observed={
             **(facts or {}),
-            "agreement": [{**pair.model_dump(mode="json"), "rate": round(pair.rate, 4)} for pair in compared],
+            "endpoints": [numbers(seen) for seen in everything],
+            "agreement": [pair.model_dump(mode="json") for pair in compared],
             "notes": notes(compared),
             "answers": {seen.label: [reply.model_dump(mode="json") for reply in seen.replies] for seen in everything},
         },
@@ -92,13 +93,28 @@ def verdict(checks: Iterable[Finding]) -> Literal["pass", "fail"]:
     return "pass" if good else "fail"
 
 
+def by_engine(everything: Iterable[Observation], checks: Iterable[Finding]) -> dict[str, dict[str, Any]]:
+    """Return each engine's own verdict, its version and what it served."""
+    judged = tuple(checks)
+    engines: dict[str, dict[str, Any]] = {}
+    for seen in everything:
+        name = seen.endpoint.engine
+        found = engines.setdefault(name, {"version": seen.endpoint.version, "served": []})
+        found["served"].append(seen.label)
+        found["verdict"] = verdict(check for check in judged if check.engine == name)
+    return engines
+
+
 def numbers(seen: Observation) -> dict[str, Any]:
-    """Return an endpoint's line in the table: shares with their intervals, and speed."""
+    """Return an endpoint's line in the table: its label, shares of 0 to 1 with their interval, and tokens a second of one request."""
     endpoint = seen.endpoint
     marked = sum(reply.right is not None for reply in seen.replies)
     return {
+        "label": seen.label,
         **endpoint.model_dump(mode="json"),
         "marked": marked,
+        "score": round(endpoint.right / marked, 4) if endpoint.right is not None else None,
+        "think": round(endpoint.thinking / endpoint.asked, 4) if endpoint.asked else 0.0,
         "interval": [round(edge, 4) for edge in wilson(endpoint.right, marked)] if endpoint.right is not None else None,
         "tokens_per_second": round(endpoint.tokens / endpoint.seconds, 1) if endpoint.seconds else None,
     }
@@ -106,9 +122,10 @@ def numbers(seen: Observation) -> dict[str, Any]:
 
 def notes(compared: Iterable[Agreement]) -> list[str]:
     """Say in words which endpoints answer differently, the largest rate first."""
-    apart = sorted((pair for pair in compared if pair.different_answers), key=lambda pair: -pair.rate)
+    apart = sorted((pair for pair in compared if pair.different_answers), key=lambda pair: -pair.different)
     return [
-        f"{pair.one} and {pair.other} answer {pair.different_answers} of {pair.compared} questions differently ({pair.rate:.0%})" for pair in apart
+        f"{pair.one} and {pair.other} answer {pair.different_answers} of {pair.questions} questions differently ({pair.different:.0%})"
+        for pair in apart
     ]
 
 

@@ -14,7 +14,8 @@ from toolkit.verify.judge import Observation, judge, verdict
 def test_all_required_checks_passed_is_a_pass():
     report = judge("demo", TASK, [observation(), observation(base=True, answers=("1",) * 9 + ("4",))])
     assert report.verdict == "pass"
-    assert report.engines["llamacpp/f16"]["tokens_per_second"] == 10.0
+    assert report.observed["endpoints"][0]["tokens_per_second"] == 10.0
+    assert report.engines["llamacpp"] == {"version": "1", "served": ["llamacpp/f16", "llamacpp/f16/base"], "verdict": "pass"}
     assert [check.name for check in report.checks] == ["think", "stop", "prompt", "task", "base"]
 
 
@@ -48,7 +49,7 @@ def test_engines_that_answer_differently_are_named_with_the_rate():
 def test_only_questions_that_both_answered_are_compared():
     replies = observation(answers=("4", "5")).replies
     others = (replies[0].model_copy(update={"text": " 4\n"}), replies[1].model_copy(update={"error": "hung"}))
-    assert compare("a", "b", replies, others).model_dump(include={"compared", "different_answers"}) == {"compared": 1, "different_answers": 0}
+    assert compare("a", "b", replies, others).model_dump(include={"questions", "different"}) == {"questions": 1, "different": 0.0}
 
 
 def test_a_report_is_written_as_the_design_says(tmp_path: Path):
