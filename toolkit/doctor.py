@@ -18,7 +18,7 @@ from toolkit import console, process, recipe_file
 from toolkit.errors import NotReadyError
 from toolkit.recipe import Recipe
 from toolkit.runners.environment import Environment
-from toolkit.runners.tools import ollama_found
+from toolkit.runners.tools import lacking_for_ollama, ollama_found
 
 MEMORY_GIB, DISK_GIB = 6, 15
 """What the demo needs with every engine, measured by benchmarks/demo.py: peak memory, and environments plus artefacts."""
@@ -91,7 +91,7 @@ def ollama(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     if found:
         yield Finding("ok", "ollama", str(found))
         return
-    lacking = [tool for tool in ("go", "cmake", "g++") if not shutil.which(tool)]
+    lacking = lacking_for_ollama()
     wanted = recipe is not None and "ollama" in recipe.serve.engines
     if lacking:
         severity: Literal["error", "note"] = "error" if wanted else "note"

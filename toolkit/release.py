@@ -51,7 +51,9 @@ def table(planned: tuple[Step, ...], root: Path) -> Table:
 def run(planned: tuple[Step, ...], root: Path) -> None:
     """Make every step; BrokenError where the last one is a report whose verdict is fail."""
     from toolkit.runners.local import LocalRunner
+    from toolkit.runners.tools import require
 
+    require(str(step.recipe["engine"]) for step in planned if "engine" in step.recipe)
     outcome = pipeline.run(planned, Store(root), LocalRunner())
     if planned[-1].stage.name == "verify":
         conclude(outcome.directories[planned[-1].name])

@@ -16,6 +16,7 @@ from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
 from toolkit.resolve import resolve
+from toolkit.runners.tools import require
 from toolkit.serving import Server
 from toolkit.store import Store
 from toolkit.targets import target, tools
@@ -30,6 +31,7 @@ def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None
 
     recipe = recipe_file.load(path)
     step = _chosen(recipe, name, variant)
+    require((name,))
     chosen = serving.pick_port(port or PORTS[name])
     needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
     made = pipeline.run(needed, Store(store), LocalRunner()).directories

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,17 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.runners.tools import ollama_found
+from toolkit.runners.tools import lacking_for_ollama
 from toolkit.stages import ROOT
 
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
-BUILD_TOOLS = ("go", "cmake", "g++")
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def missing_for_ollama() -> list[str]:
-    """Return the tools that keep this machine from having Ollama."""
-    return [] if ollama_found() else [tool for tool in BUILD_TOOLS if not shutil.which(tool)]
 
 
 def skip_or_fail(reason: str) -> None:
@@ -33,7 +26,7 @@ def skip_or_fail(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def engines() -> tuple[str, ...]:
-    missing = missing_for_ollama()
+    missing = lacking_for_ollama()
     if missing and os.environ.get("CI") == "true":
         pytest.fail(f"in CI nothing is skipped: Ollama needs {', '.join(missing)}")
     return ("llamacpp", "vllm", "transformers") if missing else ("llamacpp", "ollama", "vllm", "transformers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit import console, process
@@ -11,6 +12,7 @@ from toolkit.runners.environment import CACHE
 from toolkit.stages import IMAGES
 
 INSTALL = IMAGES / "ollama" / "install.sh"
+BUILD_TOOLS = ("go", "cmake", "ninja", "g++")
 
 
 def ollama_version() -> str:
@@ -31,6 +33,18 @@ def ollama_found() -> Path | None:
     if on_path:
         return Path(on_path)
     return built if built.is_file() and (ollama_prefix() / "lib" / "ollama" / "llama-server").exists() else None
+
+
+def lacking_for_ollama() -> tuple[str, ...]:
+    """Return the build tools that keep this machine from having Ollama; none where it is there already."""
+    return () if ollama_found() else tuple(tool for tool in BUILD_TOOLS if not shutil.which(tool))
+
+
+def require(engines: Iterable[str]) -> None:
+    """Check before any work starts that each engine can be had here; NotReadyError names the missing tools."""
+    lacking = lacking_for_ollama() if "ollama" in engines else ()
+    if lacking:
+        raise NotReadyError(f"Ollama is not on PATH and cannot be built: {', '.join(lacking)} missing", "install Ollama, or the missing build tools")
 
 
 def ollama() -> Path:
