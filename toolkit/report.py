@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.markup import escape
 from rich.table import Table
 
 from toolkit import console
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+NOTES = 3
+"""Notes on differing answers that the terminal shows."""
 COLOURS = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
 
@@ -30,6 +31,8 @@ def html(report: Mapping[str, Any]) -> str:
     return _template().render(
         report=report,
         rows=comparison(report["observed"]["endpoints"]),
+        grid=grid(report["checks"]),
+        columns=list(dict.fromkeys(check["name"] for check in report["checks"])),
         matrix=matrix(pairs),
         transcripts=transcripts(report["observed"].get("answers", {})),
         gguf=report["observed"].get("gguf", {}).get("types", {}),
@@ -46,6 +49,15 @@ def comparison(endpoints: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = [{"engine": numbers["engine"], "variant": numbers["variant"], "tuned": numbers, "base": bases.get(numbers["engine"])} for numbers in tuned]
     alone = [base for name, base in bases.items() if name not in {row["engine"] for row in rows}]
     return rows + [{"engine": base["engine"], "variant": base["variant"], "tuned": None, "base": base} for base in alone]
+
+
+def grid(checks: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return the status of every check, endpoint by endpoint; the base of an engine has a row of its own."""
+    rows: dict[str, dict[str, str]] = {}
+    for check in checks:
+        label = "/".join(filter(None, (check["engine"], check["variant"], "base" if check["name"] == "base" else "")))
+        rows.setdefault(label, {})[check["name"]] = check["status"]
+    return rows
 
 
 def matrix(pairs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -76,46 +88,51 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Print the report's tables and verdict on the terminal."""
-    console.show(_numbers_table(report["observed"]["endpoints"]))
-    console.say()
-    console.show(_checks_table(report["checks"]))
-    for note in report["observed"].get("notes", []):
+    """Print the report's numbers, what did not pass with its remedy, and the verdict."""
+    console.show(_numbers_table(report))
+    for check in report["checks"]:
+        if check["status"] != "pass":
+            console.say(f"\n{check['status']}: {check['name']}, {check['engine']} {check['variant']}: {check['message']}")
+            if check["remedy"]:
+                console.say(f"fix: {check['remedy']}")
+    notes = report["observed"].get("notes", [])
+    for note in notes[:NOTES]:
         console.say(f"note: {note}")
+    if len(notes) > NOTES:
+        console.say(f"note: {len(notes) - NOTES} more pairs of endpoints differ; report.html has them all")
     console.say(f"verdict: {report['verdict']}")
 
 
-def _numbers_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("engine", "variant", "right", "before", "think", "before", "tokens/s"):
-        table.add_column(column, justify="left" if column in ("engine", "variant") else "right")
-    for row in comparison(endpoints):
+def _numbers_table(report: Mapping[str, Any]) -> Table:
+    """Return the table of the terminal, made for 80 columns; `before` is the base model on the same engine."""
+    statuses = grid(report["checks"])
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("endpoint", "right", "before", "thinks", "before", "tok/s", "checks"):
+        table.add_column(column, justify="left" if column in ("endpoint", "checks") else "right", no_wrap=column != "checks")
+    for row in comparison(report["observed"]["endpoints"]):
         tuned, base = row["tuned"], row["base"]
-        pairs = (_right(tuned), _right(base), _think(tuned), _think(base))
-        table.add_row(row["engine"], row["variant"], *pairs, str((tuned or base)["tokens_per_second"] or ""))
+        some = tuned or base
+        before = f"{base['right']}/{base['marked']}" if base and base["right"] is not None else "–"
+        pairs = (_right(tuned), before, _think(tuned), _think(base))
+        table.add_row(some["label"], *pairs, str(some["tokens_per_second"] or ""), _marks(statuses.get(some["label"], {})))
     return table
+
+
+def _marks(statuses: Mapping[str, str]) -> str:
+    """Return `pass`, or the names of the checks that did not pass."""
+    open_points = [f"[{COLOURS[status]}]{name} {status}[/]" for name, status in statuses.items() if status != "pass"]
+    return ", ".join(open_points) or ("[green]pass[/]" if statuses else "")
 
 
 def _right(numbers: Mapping[str, Any] | None) -> str:
     if not numbers or numbers["right"] is None:
         return "–"
     low, high = numbers["interval"]
-    return f"{numbers['right']}/{numbers['marked']} ({low:.0%}–{high:.0%})"
+    return f"{numbers['right']}/{numbers['marked']} {low * 100:.0f}–{high:.0%}"
 
 
 def _think(numbers: Mapping[str, Any] | None) -> str:
     return f"{numbers['thinking']}/{numbers['asked']}" if numbers else "–"
-
-
-def _checks_table(checks: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("check", "engine", "", "what was seen"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        fix = f"\nfix: {check['remedy']}" if check["remedy"] and check["status"] == "fail" else ""
-        status = f"[{COLOURS[check['status']]}]{check['status']}[/]"
-        table.add_row(check["name"], f"{check['engine']} {check['variant']}", status, escape(check["message"] + fix))
-    return table
 
 
 @cache
