@@ -36,7 +36,7 @@ def html(report: Mapping[str, Any]) -> str:
         matrix=matrix(pairs),
         transcripts=transcripts(report["observed"].get("answers", {})),
         gguf=report["observed"].get("gguf", {}).get("types", {}),
-        dataset=flat(report["observed"].get("dataset", {})),
+        dataset=audit(report["observed"].get("dataset", {})),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -76,6 +76,14 @@ def transcripts(answers: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str,
         for reply in replies:
             questions.setdefault(reply["question"], []).append({"endpoint": label, **reply})
     return questions
+
+
+def audit(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the dataset's facts as lines of name, training rows and held-out rows; a fact of the whole stands in the first column."""
+    train, held_out = (dict(flat(stats.get(part, {}))) for part in ("train", "eval"))
+    lines = [(name, train.get(name, "–"), held_out.get(name, "–")) for name in dict.fromkeys((*train, *held_out))]
+    whole = {key: value for key, value in stats.items() if key not in ("train", "eval")}
+    return lines + [(name, value, "") for name, value in flat(whole)]
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ FACTS = {
     "gguf": {
         "types": {"f16": {"bytes": 270_000_000, "bits_per_weight": 16.0}, "q4_k_m": {"bytes": 105_000_000, "bits_per_weight": 6.2, "mean_kl": 0.0123}}
     },
-    "dataset": {"rows": {"kept": 2000, "dropped": {"too long": 3}}},
+    "dataset": {"train": {"kept": 2000, "dropped": {"too long": 3}}, "eval": {"kept": 240}, "longest_row": 75},
 }
 
 
@@ -40,7 +40,7 @@ def test_the_page_shows_verdict_shares_divergence_and_audit(document):
         "verdict: pass",
         "learns to add",
         "0.01230",
-        "rows dropped too long",
+        "dropped too long",
         "q1 → 5 | 6",
     ):
         assert text in page
@@ -71,3 +71,8 @@ def test_the_terminal_gets_the_same_facts(document, capsys):
 
 def test_nested_facts_become_lines():
     assert report.flat({"a": {"b_c": 1.23456}, "d": "x"}) == [("a b c", "1.235"), ("d", "x")]
+
+
+def test_training_and_held_out_rows_stand_side_by_side():
+    lines = report.audit(FACTS["dataset"])
+    assert lines == [("kept", "2000", "240"), ("dropped too long", "3", "–"), ("longest row", "75", "")]
