@@ -37,7 +37,8 @@ def thinkship() -> Thinkship:
     """thinkship("run", ...) runs the command line as a user does and returns how it ended."""
 
     def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        return subprocess.run((sys.executable, "-m", "toolkit.cli", *map(str, arguments)), cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        argv = (sys.executable, "-m", "toolkit.cli", *map(str, arguments))
+        return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
     return run
 
