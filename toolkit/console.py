@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from toolkit.errors import ThinkshipError
 
-_out = Rich(highlight=False, soft_wrap=True)
+_out = Rich(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)  # a log or a pipe has no 80 columns
 _err = Rich(stderr=True, highlight=False, soft_wrap=True)
 
 
