@@ -29,7 +29,7 @@ def main(prefix: Path) -> int:
         try:
             unpack(download(Path(folder)), fresh)
         except subprocess.CalledProcessError:
-            print("error: the converter's source distribution could not be downloaded\nfix: see pip's message above; check the package index", file=sys.stderr)
+            print("error: the converter's sources could not be downloaded\nfix: see pip's message above; check the package index", file=sys.stderr)
             return NOT_READY
         (fresh / LOCK.name).write_text(lock, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
