@@ -16,6 +16,7 @@ from toolkit.stages import ROOT
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 QUIET = {
     "PYTHONUNBUFFERED": "1",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers make two busy processes ten times slower than one
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONNOUSERSITE": "1",
     "TOKENIZERS_PARALLELISM": "false",
