@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-FINISHED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 """Parts of transformers' loading report; a checkpoint that loads strictly leaves them all empty."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from program import BROKEN, ProgramError, progress
-from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback
+from torch.nn.functional import cross_entropy, linear
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 COMPLETE = "complete"
@@ -25,6 +25,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.add_callback(Marker())
+        self.remove_callback(PrinterCallback)  # standard output is for events
         if self.args.use_cpu:
             # TRL casts a 4-bit model's adapter to bfloat16, in which a CPU without AVX512-BF16 is seven times slower
             for weight in self.model.parameters():
@@ -61,9 +62,25 @@ def completion_loss(model: Any, inputs: dict[str, Any], items: Any = None) -> to
     hidden = core.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).last_hidden_state[:, :-1]
     targets = inputs["labels"][:, 1:]
     supervised = targets != -100
-    logits = core.get_output_embeddings()(hidden[supervised])
+    logits = output_logits(core.get_output_embeddings(), hidden[supervised])
     total: torch.Tensor = cross_entropy(logits.float(), targets[supervised], reduction="sum")
     return total / (supervised.sum() if items is None else items)
+
+
+def output_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Return logits [positions, vocabulary]; trainable rows of the head get their gradient without one for the whole matrix.
+
+    PEFT's own pass copies the rows into the matrix, whose gradient of vocabulary x width is then computed for the sake of two rows.
+    """
+    rows = getattr(head, "token_adapter", None)
+    if rows is None:
+        logits: torch.Tensor = head(hidden)
+        return logits
+    logits = linear(hidden, rows.base_layer.weight)
+    for name in rows.active_adapters:
+        index = torch.tensor(rows.token_indices[name], device=logits.device)
+        logits = logits.index_copy_(1, index, linear(hidden, rows.trainable_tokens_delta[name]))
+    return logits
 
 
 class Marker(TrainerCallback):  # type: ignore[misc]

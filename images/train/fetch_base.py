@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import FINISHED, load_tokenizer, parameters, save_model
+from checkpoint import REPORTED, load_tokenizer, parameters, save_model
 from gguf_checkpoint import GgufFile, model_of, tokenizer_of
 from program import BROKEN, INVALID, Args, ProgramError, note, run
 from sources import copy_checkpoint, fetch
@@ -144,7 +144,7 @@ def check_checkpoint(model_dir: Path, think: dict[str, Any], template: str) -> d
 
 def _unanswered(model_dir: Path, tokenizer: Any, prompt: str) -> list[str]:
     model, loading = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, output_loading_info=True)
-    problems = [f"{name}: {sorted(loading[name])[:3]}" for name in FINISHED if loading[name]]
+    problems = [f"{name}: {sorted(loading[name])[:3]}" for name in REPORTED if loading[name]]
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         problems.append(f"{len(tokenizer)} tokens, but only {model.get_input_embeddings().weight.shape[0]} rows of embeddings")
         return problems

@@ -1,105 +1,111 @@
-"""Stage merge: the adapter is added onto the 16-bit base in fp32 and rounded once; the merged model must give the logits of base + adapter.
+"""Stage merge: the adapter is added to the 16-bit base in 32-bit arithmetic and rounded once; the result must answer as base and adapter do.
 
-Not covered: merging in bounded memory (the whole model is held in fp32), merging onto dequantised 4-bit weights.
+The 4-bit base of the training is not merged onto: rounding the sum to 4 bits again would erase most of what was learnt.
+Not covered: models whose 32-bit weights do not fit into memory.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoint import REPORTED, load_tokenizer, parameters, save_model
 from peft import PeftModel
-from program import BROKEN, INVALID, Args, ProgramError, note, progress, run
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from program import BROKEN, Args, ProgramError, note, progress, run
+from transformers import AutoModelForCausalLM
 
-COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
-PROBES = 8
-"""Held-out rows whose logits are compared: enough to find a wrong merge, seconds on a CPU."""
+PROBES = 16
+"""Held-out rows on which the logits are compared."""
+WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 def main(args: Args) -> int:
     """Leave model/ and merge.json."""
-    base, adapter, output = args.inputs["base"] / "model", args.inputs["train"] / "adapter", args.output / "model"
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    probes = [tokenizer.encode(text, add_special_tokens=False) for text in probe_texts(args.inputs["dataset"] / "eval.jsonl")]
-    model = adapted(base, adapter)
-    wanted = logits(model, probes)
-    progress(1, 3, "merge", "merging")
-    merged = model.merge_and_unload(safe_merge=True).to(getattr(torch, args.recipe["merge"]["dtype"]))
-    merged.generation_config = None  # copied below as it stands; transformers would add its own defaults
-    merged.save_pretrained(output)
-    copy_rest(base, output)
-    progress(2, 3, "merge", "comparing")
-    facts = compared(wanted, logits(reloaded(base, output), probes), args.recipe["merge"])
-    (args.output / "merge.json").write_text(json.dumps({"probes": len(probes), **facts}, indent=2) + "\n", encoding="utf-8")
-    note(f"logits differ from base + adapter by at most {facts['max_logit_difference']:.3f}, {facts['mean_logit_difference']:.4f} on average")
+    base, adapter, target = args.inputs["base"] / "model", args.inputs["train"] / "adapter", args.output / "model"
+    kind = getattr(torch, args.recipe["merge"]["dtype"])
+    texts = probe_texts(args.inputs["dataset"] / "eval.jsonl", base)
+    adapted = PeftModel.from_pretrained(load(base), adapter).eval()
+    progress(1, 4, "parts", "base and adapter loaded")
+    wanted = list(logits_of(adapted, texts))
+    merged = adapted.merge_and_unload(safe_merge=True)  # refuses weights that are not finite
+    progress(2, 4, "parts", "merged")
+    save_model(merged, target, kind)
+    copy_companions(base, target, args.recipe["merge"]["dtype"])
+    del adapted, merged
+    progress(3, 4, "parts", "written")
+    check_files(base, target)
+    facts = {"parameters": parameters(target), **compare(wanted, logits_of(load(target), texts), texts)}
+    facts |= {"dtype": args.recipe["merge"]["dtype"], "base": json.loads((args.inputs["base"] / "base.json").read_text(encoding="utf-8"))}
+    (args.output / "merge.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    progress(4, 4, "parts", "compared")
+    limit, seen = args.recipe["merge"]["max_logit_difference"], facts["max_logit_difference"]
+    distance = f"at most {seen:.3f} apart, mean {facts['mean_logit_difference']:.4f}"
+    note(f"logits of merged model and base + adapter: {distance}; the same choice at {facts['agreement']:.1%} of the positions")
+    if not seen <= limit:
+        message = f"the merged model's logits are up to {seen:.3f} from those of base + adapter, more than {limit}"
+        raise ProgramError(message, "use merge.dtype: float32 to see whether rounding is the cause, or raise merge.max_logit_difference", BROKEN)
     return 0
 
 
-def probe_texts(path: Path) -> list[str]:
-    """Return prompt and completion of the first held-out rows."""
+def load(folder: Path) -> Any:
+    """Return a checkpoint with 32-bit weights; ProgramError (6) unless its files hold exactly the model's weights."""
+    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    problems = [f"{name} {sorted(map(str, report[name]))[:3]}" for name in REPORTED if report[name]]
+    if problems:
+        raise ProgramError(f"{folder.name} does not load strictly: {'; '.join(problems)}", "look at the stage's log", BROKEN)
+    return model.eval()
+
+
+def probe_texts(path: Path, base: Path) -> list[tuple[torch.Tensor, int]]:
+    """Return token ids of held-out rows, each with the length of its prompt."""
+    tokenizer = load_tokenizer(base)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:PROBES]]
-    return [row["prompt"] + row["completion"] for row in rows]
+    pairs = [[tokenizer.encode(row[part], add_special_tokens=False) for part in ("prompt", "completion")] for row in rows]
+    return [(torch.tensor([prompt + completion]), len(prompt)) for prompt, completion in pairs]
 
 
-def adapted(base: Path, adapter: Path) -> Any:
-    """Return the base in fp32 with the adapter beside it; ProgramError (3) where their shapes differ."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    try:
-        return PeftModel.from_pretrained(model, adapter).eval()
-    except (RuntimeError, ValueError) as error:  # PEFT lists the tensors that do not fit
-        raise ProgramError(f"the adapter does not fit this base: {str(error).splitlines()[0]}", "merge it onto the base it was trained on", INVALID) from error
+def logits_of(model: Any, texts: list[tuple[torch.Tensor, int]]) -> Iterator[torch.Tensor]:
+    """Yield the logits [tokens, vocabulary] that predict each text's completion."""
+    with torch.inference_mode():
+        for ids, prompt in texts:
+            yield model(input_ids=ids).logits[0, prompt - 1 : -1].float()
 
 
-@torch.no_grad()
-def logits(model: Any, probes: list[list[int]]) -> list[torch.Tensor]:
-    """Return the fp32 logits of each probe, each of shape (tokens, vocabulary)."""
-    return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float() for ids in probes]
-
-
-def copy_rest(base: Path, output: Path) -> None:
-    """Copy what a merge does not change, byte for byte."""
-    for name in COPIED:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, output / name)
-
-
-def reloaded(base: Path, folder: Path) -> Any:
-    """Load the merged files again in fp32; ProgramError (6) where a tensor of the base is missing, new or of another shape."""
-    before, after = shapes(base), shapes(folder)
-    odd = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    if odd:
-        raise ProgramError(f"the merged model has other tensors than the base: {', '.join(odd[:3])}", "look at the stage's log", BROKEN)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a checkpoint."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as tensors:
-            found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-    return found
-
-
-def compared(wanted: list[torch.Tensor], seen: list[torch.Tensor], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return how far the logits lie apart and how often the likeliest token agrees; ProgramError (6) beyond the recipe's limit."""
-    apart = torch.cat([(one - other).abs().flatten() for one, other in zip(wanted, seen, strict=True)])
-    agree = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in zip(wanted, seen, strict=True)])
-    facts = {
-        "dtype": recipe["dtype"],
-        "max_logit_difference": apart.max().item(),
-        "mean_logit_difference": apart.mean().item(),
-        "top1_agreement": agree.float().mean().item(),
+def compare(wanted: list[torch.Tensor], found: Iterator[torch.Tensor], texts: list[tuple[torch.Tensor, int]]) -> dict[str, Any]:
+    """Return how far two models' logits are apart, and how often both would choose the same token."""
+    apart, same = [], []
+    for one, other in zip(wanted, found, strict=True):
+        apart.append((one - other).abs())
+        same.append(one.argmax(-1) == other.argmax(-1))
+    distances = torch.cat(apart)
+    return {
+        "max_logit_difference": round(float(distances.max()), 6),
+        "mean_logit_difference": round(float(distances.mean()), 6),
+        "agreement": round(float(torch.cat(same).float().mean()), 6),
+        "texts": len(texts),
+        "positions": int(distances.shape[0]),
     }
-    if not facts["max_logit_difference"] <= recipe["max_logit_difference"]:
-        message = f"logits differ from base + adapter by {facts['max_logit_difference']:.3f}, more than {recipe['max_logit_difference']}"
-        raise ProgramError(message, "merge to a wider type (merge.dtype), or raise merge.max_logit_difference if that is acceptable", BROKEN)
-    return facts
+
+
+def copy_companions(base: Path, target: Path, dtype: str) -> None:
+    """Copy everything but the weights from the base, byte by byte; only config.json says another dtype."""
+    for path in (path for path in base.iterdir() if not path.name.endswith(WEIGHTS)):
+        shutil.copyfile(path, target / path.name)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    (target / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_files(base: Path, target: Path) -> None:
+    """Hold the folder against its contract: the base's companions, weights, and nothing else."""
+    companions = [{path.name for path in folder.iterdir() if not path.name.endswith(WEIGHTS)} for folder in (base, target)]
+    if companions[0] != companions[1] or parameters(base) != parameters(target):
+        odd = sorted(companions[0] ^ companions[1]) or f"{parameters(target)} parameters instead of {parameters(base)}"
+        raise ProgramError(f"the merged folder is not the base's set of files: {odd}", "look at the stage's log", BROKEN)
 
 
 if __name__ == "__main__":

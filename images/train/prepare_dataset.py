@@ -31,7 +31,8 @@ def main(args: Args) -> int:
         trained.kept = trained.kept[:limit]
     for audit, name in ((trained, "dataset.source"), (held_out, "dataset.holdout")):
         if not audit.kept:
-            raise ProgramError(f"{name}: none of {audit.read} rows is left ({audit.reasons()})", "correct the rows, or raise dataset.max_length", INVALID)
+            message = f"{name}: none of {audit.read} rows is left ({audit.reasons()})"
+            raise ProgramError(message, "correct the rows, or raise dataset.max_length", INVALID)
     _write(args.output / "train.jsonl", ({"prompt": pair.prompt, "completion": pair.completion} for pair in trained.kept))
     _write(args.output / "eval.jsonl", (asdict(pair, dict_factory=_for_evaluation) for pair in held_out.kept))
     stats = {"train": trained.summary(wanted["max_length"]), "eval": held_out.summary(wanted["max_length"])}
@@ -60,7 +61,7 @@ class Pair:
         return self.prompt_tokens + self.completion_tokens
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A row that is not used, with the reason that is counted."""
 
 
@@ -111,14 +112,14 @@ class Form:
         return ids
 
     def check(self, text: str) -> str:
-        """Return a text without its outer space; Refused when it holds a tag or a control token, which would break the form."""
+        """Return a text without its outer space; RefusedError when it holds a tag or a control token, which would break the form."""
         opened, closed = text.count(self.open), text.count(self.close)
         if opened != closed:
-            raise Refused("unclosed tag")
+            raise RefusedError("unclosed tag")
         if opened:
-            raise Refused("tag inside a text" if opened == 1 else "doubled tag")
+            raise RefusedError("tag inside a text" if opened == 1 else "doubled tag")
         if any(token in text for token in self.forbidden):
-            raise Refused("control token inside a text")
+            raise RefusedError("control token inside a text")
         return text.strip()
 
 
@@ -166,9 +167,9 @@ def _audit(form: Form, wanted: dict[str, Any], name: str, args: Args) -> Audit:
         try:
             pair = _pair(form, row, audit.columns, seen)
             if pair.tokens > wanted["max_length"]:
-                raise Refused("too long")
+                raise RefusedError("too long")
             audit.kept.append(pair)
-        except Refused as reason:
+        except RefusedError as reason:
             audit.drop(str(reason), row)
         if number % 500 == 0 or number == len(rows):
             progress(number, len(rows), "rows", name)
@@ -178,16 +179,16 @@ def _audit(form: Form, wanted: dict[str, Any], name: str, args: Args) -> Audit:
 def _pair(form: Form, row: Row, columns: dict[str, str], seen: set[str]) -> Pair:
     texts = {role: row.values.get(columns[role]) for role in TEXTS}
     if any(not isinstance(text, str) for text in texts.values()):
-        raise Refused("missing value")
+        raise RefusedError("missing value")
     clean = {role: form.check(text) for role, text in texts.items() if isinstance(text, str)}
     for role in TEXTS:
         if not clean[role]:
-            raise Refused(f"empty {role}")
+            raise RefusedError(f"empty {role}")
     expected = row.values.get(columns["expected"]) if "expected" in columns else None
     if "expected" in columns and (expected is None or not str(expected).strip()):
-        raise Refused("missing value")
+        raise RefusedError("missing value")
     if same(clean["question"]) in seen:
-        raise Refused("duplicate question")
+        raise RefusedError("duplicate question")
     seen.add(same(clean["question"]))
     return form.write(clean["question"], clean["reasoning"], clean["answer"], None if expected is None else str(expected).strip())
 
@@ -219,7 +220,8 @@ def _report(stats: dict[str, Any]) -> None:
         part, tokens = stats[name], stats[name]["tokens"]
         dropped = "; ".join(f"{count} {reason}" for reason, count in part["dropped"].items()) or "none"
         lengths = f"lengths p50 {tokens['p50']}, p99 {tokens['p99']}, max {tokens['max']} of {tokens['max_length']} tokens"
-        note(f"{name}: {part['kept']} of {part['read']} rows kept (dropped: {dropped}), {part['thinking_share']:.0%} of the loss inside the thinking, {lengths}")
+        share = f"{part['thinking_share']:.0%} of the loss inside the thinking"
+        note(f"{name}: {part['kept']} of {part['read']} rows kept (dropped: {dropped}), {share}, {lengths}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def read(source: dict[str, Any], recipe_dir: Path, key: str) -> list[Row]:
     path = recipe_dir / source["path"]
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
-        raise ProgramError(f"{key}.path: {path} does not exist or holds no data files", "correct the path; it is taken from the recipe's folder", INVALID)
+        message = f"{key}.path: {path} does not exist or holds no data files"
+        raise ProgramError(message, "correct the path; it is taken from the recipe's folder", INVALID)
     return [row for file in files for row in _read_file(file)]
 
 

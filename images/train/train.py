@@ -1,4 +1,5 @@
-"""Stage train: an adapter learns the completions over a frozen base, held in NF4 (QLoRA) or as it is; a killed run goes on from its last whole checkpoint.
+"""Stage train: an adapter learns the completions over a frozen base, held in NF4 (QLoRA) or as it is; a killed run goes on from its
+last whole checkpoint.
 
 Not covered: several GPUs, packing.
 """
@@ -6,10 +7,9 @@ Not covered: several GPUs, packing.
 from __future__ import annotations
 
 import json
-
 import resource
+import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ def main(args: Args) -> int:
     """Leave adapter/, metrics.jsonl and train.json."""
     started = time.monotonic()
     disable_progress_bars()
-    set_seed(args.recipe["seed"], deterministic=False)
-    # LEAD's note for the train helper: with torch.use_deterministic_algorithms(True) here, backward sat for minutes in one thread (py-spy); left out, measure
+    set_seed(args.recipe["seed"])
     tokenizer = load_tokenizer(args.inputs["base"] / "model")
     rows = tokenized(args.inputs["dataset"] / "train.jsonl", tokenizer, args.recipe["max_length"])
     model = adapted_model(args.inputs["base"] / "model", tokenizer, args.recipe)
@@ -67,9 +66,10 @@ def tokenized(path: Path, tokenizer: Any, max_length: int) -> Dataset:
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         prompt, completion = (tokenizer.encode(row[part], add_special_tokens=False) for part in ("prompt", "completion"))
-        if len(prompt) + len(completion) > max_length:
-            raise ProgramError(f"a row of {len(prompt) + len(completion)} tokens, more than {max_length}", "run the dataset stage again", BROKEN)
-        rows.append({"input_ids": prompt + completion, "attention_mask": [1] * (len(prompt) + len(completion)), "labels": [IGNORED] * len(prompt) + completion})
+        ids = prompt + completion
+        if len(ids) > max_length:
+            raise ProgramError(f"a row of {len(ids)} tokens, more than {max_length}", "run the dataset stage again", BROKEN)
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + completion})
     return Dataset.from_list(rows)
 
 
@@ -136,11 +136,9 @@ def configuration(args: Args) -> SFTConfig:
 
 def newest_checkpoint(scratch: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end; half-written ones are removed."""
-    from shutil import rmtree
-
     found = sorted(scratch.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in (path for path in found if not (path / COMPLETE).is_file()):
-        rmtree(path)
+        shutil.rmtree(path)
         note(f"{path.name} was half-written and is not used")
     return next((path for path in reversed(found) if path.is_dir()), None)
 

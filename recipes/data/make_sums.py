@@ -25,7 +25,7 @@ def row(a: int, b: int, wording: str) -> dict[str, str]:
     tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
     thought = f"Tens: {a // 10 * 10}+{b // 10 * 10}={tens}. Ones: {a % 10}+{b % 10}={ones}. Together: {tens}+{ones}={tens + ones}."
     question = wording.format(a=a, b=b)
-    return {"Question": question, "Complex_CoT": thought, "Response": f"{a} + {b} = {tens + ones}", "Expected": str(tens + ones)}
+    return {"Question": question, "Complex_CoT": thought, "Response": str(tens + ones), "Expected": str(tens + ones)}
 
 
 def split(seed: int = SEED) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
