@@ -90,7 +90,7 @@ def render_modelfile(values: ModelfileValues) -> str:
 
 def _parameter_lines(values: ModelfileValues) -> Iterator[tuple[str, str]]:
     chosen: dict[str, Value] = {"repeat_penalty": 1.0}
-    chosen |= {ours: values.generation[theirs] for theirs, ours in FROM_GENERATION.items() if theirs in values.generation}
+    chosen |= {ours: values.generation[theirs] for theirs, ours in FROM_GENERATION.items() if values.generation.get(theirs) is not None}
     chosen |= {"num_ctx": values.num_ctx, **values.parameters}
     for name, value in chosen.items():
         _check_parameter(name, value)

@@ -21,10 +21,11 @@ from toolkit.engines.wire import ask
 from toolkit.render import ModelfileValues, render_modelfile
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama_version
-from toolkit.stages import MODELFILES
+from toolkit.stages import MODELFILES, ROOT
 from toolkit.targets import tools
 from toolkit.verify.prompt import CORPUS
 
+TUTORIAL = ROOT.parent / "shared" / "chat-templates" / "seed-tutorial.Modelfile"
 FAMILIES = ("chatml", "deepseek-r1-distill", "qwen3", "qwq")
 ENDS = {"deepseek-r1-distill": "<｜end▁of▁sentence｜>"}
 """What closes a turn; `<|im_end|>` and a newline in the ChatML families."""
@@ -110,6 +111,17 @@ def _with_template(source: Path, target: Path, template: Path) -> None:
     script = package / "gguf" / "scripts" / "gguf_new_metadata.py"
     argv = [str(python), str(script), "--force", "--chat-template-file", str(template), str(source), str(target)]
     subprocess.run(argv, check=True, stdout=sys.stderr, env={"PYTHONPATH": str(package), "NO_LOCAL_GGUF": "1"})
+
+
+@pytest.fixture
+def tutorial(gguf, ollama, tmp_path, monkeypatch) -> Iterator[Served]:
+    """The tutorial's Modelfile on Ollama's Go path, forced, since Ollama by itself puts the GGUF's Jinja in its place."""
+    if not TUTORIAL.is_file():
+        skip_or_fail(f"the tutorial's Modelfile is not at {TUTORIAL}")
+    monkeypatch.setenv("OLLAMA_GO_TEMPLATE", "1")
+    target = Target("tutorial", 1024, 1, "qwq", "q8_0", gguf=gguf, modelfile=TUTORIAL)
+    with serving.serving("ollama", target, ollama, tmp_path / "log") as endpoint:
+        yield Served("qwq", endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +215,8 @@ def _openai(turn: dict[str, Any]) -> dict[str, Any]:
     calls = [call["function"] for call in turn.get("tool_calls", ())]
     as_text = [{"type": "function", "function": {**call, "arguments": json.dumps(call["arguments"])}} for call in calls]
     return {**turn, "tool_calls": as_text} if calls else turn
+
+
+def test_the_tutorials_ninth_fault_its_prompts_are_not_the_templates(tutorial):
+    """Nor what vLLM renders, therefore; the other eight are in tests/unit/test_render.py."""
+    assert [title for title in CORPUS if tutorial.ollama(CORPUS[title]) == tutorial.jinja(CORPUS[title])] == []
