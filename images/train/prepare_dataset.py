@@ -35,7 +35,7 @@ def main(args: Args) -> int:
             raise ProgramError(message, "correct the rows, or raise dataset.max_length", INVALID)
     _write(args.output / "train.jsonl", ({"prompt": pair.prompt, "completion": pair.completion} for pair in trained.kept))
     _write(args.output / "eval.jsonl", (asdict(pair, dict_factory=_for_evaluation) for pair in held_out.kept))
-    stats = {"train": trained.summary(wanted["max_length"]), "eval": held_out.summary(wanted["max_length"])}
+    stats: dict[str, Any] = {"train": trained.summary(wanted["max_length"]), "eval": held_out.summary(wanted["max_length"])}
     stats["longest_row"] = max(stats["train"]["tokens"]["max"], stats["eval"]["tokens"]["max"])
     stats["longest_prompt"] = max(pair.prompt_tokens for audit in (trained, held_out) for pair in audit.kept)
     (args.output / "stats.json").write_text(json.dumps(stats, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

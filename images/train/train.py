@@ -7,6 +7,7 @@ Not covered: several GPUs, packing.
 from __future__ import annotations
 
 import json
+import random
 import resource
 import shutil
 import time
@@ -24,6 +25,8 @@ from trl import SFTConfig
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+WINDOW = 8
+"""Batches among which rows are grouped by length."""
 
 
 def main(args: Args) -> int:
@@ -33,11 +36,12 @@ def main(args: Args) -> int:
     set_seed(args.recipe["seed"])
     tokenizer = load_tokenizer(args.inputs["base"] / "model")
     rows = tokenized(args.inputs["dataset"] / "train.jsonl", tokenizer, args.recipe["max_length"])
+    rows = ordered(rows, args.recipe["train"]["batch_size"], args.recipe["seed"])
     model = adapted_model(args.inputs["base"] / "model", tokenizer, args.recipe)
     trainer = CompletionTrainer(
         model=model,
         args=configuration(args),
-        train_dataset=rows,
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED, pad_to_multiple_of=8 if torch.cuda.is_available() else None),
     )
@@ -56,7 +60,7 @@ def main(args: Args) -> int:
     return 0
 
 
-def tokenized(path: Path, tokenizer: Any, max_length: int) -> Dataset:
+def tokenized(path: Path, tokenizer: Any, max_length: int) -> list[dict[str, list[int]]]:
     """Return input_ids and labels of the rows; the prompt carries no loss.
 
     Prompt and completion are tokenised apart, as a server does that sees the prompt alone; over a joint text, tokens could
@@ -70,7 +74,23 @@ def tokenized(path: Path, tokenizer: Any, max_length: int) -> Dataset:
         if len(ids) > max_length:
             raise ProgramError(f"a row of {len(ids)} tokens, more than {max_length}", "run the dataset stage again", BROKEN)
         rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + completion})
-    return Dataset.from_list(rows)
+    return rows
+
+
+def ordered(rows: list[dict[str, list[int]]], batch: int, seed: int) -> list[dict[str, list[int]]]:
+    """Return the rows shuffled, with rows of similar length in a batch, so that little is computed on padding.
+
+    The trainer's own grouping by length goes from the longest to the shortest rows, which made the last steps unlearn.
+    """
+    chance = random.Random(seed)
+    shuffled = chance.sample(rows, len(rows))
+    batches = []
+    for start in range(0, len(shuffled), batch * WINDOW):
+        window = sorted(shuffled[start : start + batch * WINDOW], key=lambda row: len(row["input_ids"]))
+        parts = [window[at : at + batch] for at in range(0, len(window), batch)]
+        batches += chance.sample(parts, len(parts))
+    batches.sort(key=len, reverse=True)  # the one short batch last
+    return [row for part in batches for row in part]
 
 
 def adapted_model(folder: Path, tokenizer: Any, recipe: dict[str, Any]) -> Any:
@@ -122,7 +142,7 @@ def configuration(args: Args) -> SFTConfig:
         logging_nan_inf_filter=False,
         seed=args.recipe["seed"],
         max_length=args.recipe["max_length"],
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",  # `ordered` has shuffled them
         dataset_kwargs={"skip_prepare_dataset": True},
         gradient_checkpointing=on_gpu,
         bf16=on_gpu,
