@@ -26,6 +26,9 @@ FILE_TYPES = {kind: gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"] for kind in MAI
 NARROW = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 """What replaces a type of 256-weight blocks where a row is no multiple of 256."""
 ROWS = 4096
+"""Rows that one thread quantises at a time."""
+PART = 1 << 26
+"""Numbers that are looked at at a time."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,22 @@ class Mix:
 
 
 class Source:
-    """A 16-bit GGUF, read once for all its quantisations; ProgramError for an architecture that has no rules here."""
+    """A 16-bit GGUF, read once for all its quantisations."""
 
     def __init__(self, path: Path) -> None:
         self.reader = gguf.GGUFReader(path)
         self.architecture = self.reader.fields["general.architecture"].contents()
-        if self.architecture not in ARCHITECTURES or any(len(tensor.shape) > 2 for tensor in self.reader.tensors):
-            raise ProgramError(
-                f"no rules for quantising {self.architecture}", f"known: {', '.join(ARCHITECTURES)}, dense; state gguf.types: [f16]", INVALID
-            )
+
+    def overflown(self) -> str | None:
+        """Return the first tensor with a value that its type cannot hold (infinite or no number), None where all are finite."""
+        return next((tensor.name for tensor in self.reader.tensors if not _finite(tensor)), None)
 
     def types(self, kind: str) -> list[Any]:
-        """Return the type of each tensor; vectors keep their own."""
+        """Return the type of each tensor, vectors keeping their own; ProgramError for an architecture that has no rules here."""
         tensors = self.reader.tensors
+        if self.architecture not in ARCHITECTURES or any(len(tensor.shape) > 2 for tensor in tensors):
+            known = f"known: {', '.join(ARCHITECTURES)}, dense; state gguf.types: [f16]"
+            raise ProgramError(f"no rules for quantising {self.architecture}", known, INVALID)
         layers = self.reader.fields[f"{self.architecture}.block_count"].contents()
         mix = Mix(kind, layers, all(tensor.name != "output.weight" for tensor in tensors))
         return [mix.type_of(t.name, int(t.shape[0]), t.tensor_type) if len(t.shape) > 1 else t.tensor_type for t in tensors]
@@ -110,6 +116,13 @@ class Source:
         writer.add_file_type(FILE_TYPES[kind])
         writer.add_quantization_version(2)
         return writer
+
+
+def _finite(tensor: Any) -> bool:
+    """Look at the exponents: all ones means infinite or no number."""
+    exponent = {Type.F16: (np.uint16, 0x7C00), Type.BF16: (np.uint16, 0x7F80), Type.F32: (np.uint32, 0x7F800000)}
+    kind, mask = exponent[tensor.tensor_type]
+    return not any((part.view(kind) & mask == mask).any() for part in np.array_split(tensor.data, -(-tensor.data.size // PART)))
 
 
 def _row_bytes(tensor: Any, kind: Any) -> int:

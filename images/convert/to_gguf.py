@@ -59,17 +59,33 @@ def apart(function: Callable[..., T], *given: Any) -> T:
     """Call a function that uses llama.cpp in a process of its own: a C++ exception there ends that process, not this one."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *given).result()
+            made, error = pool.submit(_caught, function, *given).result()
         except BrokenProcessPool:
             names = ", ".join(value.name for value in given if isinstance(value, Path))
-            raise ProgramError(f"llama.cpp ended the process while it read {names}", "the vocabulary is damaged; see the log", BROKEN) from None
+            raise ProgramError(
+                f"llama.cpp ended the process while it read {names}", "mend what the log's last lines name in the checkpoint", BROKEN
+            ) from None
+    if error:
+        raise ProgramError(*error)
+    return made
+
+
+def _caught(function: Callable[..., T], *given: Any) -> tuple[T | None, tuple[str, str, int] | None]:
+    """Return what the function returns, or its error's parts: a ProgramError cannot be pickled from one process to the other."""
+    try:
+        return function(*given), None
+    except ProgramError as error:
+        return None, (error.message, error.remedy, error.code)
 
 
 def _quantize(source: Path, targets: dict[str, Path]) -> dict[str, dict[str, int]]:
-    """Make every quantisation; return how many tensors of which type each has."""
+    """Look at every weight of the 16-bit file and make every quantisation; return how many tensors of which type each has."""
     from quantize import Source
 
     opened, made = Source(source), {}
+    overflown = opened.overflown()
+    if overflown:
+        raise ProgramError(f"{source.name}: {overflown} has a weight that this type cannot hold", "state bf16 as the first of gguf.types", BROKEN)
     for kind, target in targets.items():
         made[kind] = opened.quantize(target, kind, lambda done, total, kind=kind: progress(done, total, "tensors", kind))  # type: ignore[misc]
         note(f"{kind}: {', '.join(f'{count} x {name}' for name, count in sorted(made[kind].items()))}")
@@ -130,7 +146,7 @@ def _scores(gguf: Path, rows: Rows, yardstick: Path) -> dict[str, float]:
     try:
         return scores(gguf, rows, yardstick)
     except ValueError as error:
-        raise ProgramError(f"{gguf.name}: {error}", "use bf16 as the first of gguf.types: f16 cannot hold every bf16 weight", BROKEN) from None
+        raise ProgramError(f"{gguf.name}: {error}", "look at the checkpoint's weights and config", BROKEN) from None
 
 
 def _described(path: Path, tensors: dict[str, int] | None) -> dict[str, Any]:

