@@ -17,7 +17,6 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 QUIET = {
     "PYTHONUNBUFFERED": "1",
     "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers make two busy processes ten times slower than one
-    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONNOUSERSITE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
