@@ -214,6 +214,8 @@ class Task(Section):
     """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it."""
     questions: Annotated[int, Field(gt=0)] = 50
     """How many of the held-out rows are asked."""
+    base_questions: Annotated[int, Field(gt=0)] = 20
+    """How many of them the base model is asked: it seldom stops by itself, so that each costs it the whole budget."""
     max_tokens: Annotated[int, Field(gt=0)] = 256
     """Budget of one answer, reasoning included."""
     at_least: Fraction

@@ -49,7 +49,7 @@ class Transformers(OpenAI):
             raise UsageError(f"transformers cannot serve {target.variant}", f"one of {', '.join(DTYPES)}")
         python = tools.python["train"]
         address = ("--host", "127.0.0.1", "--port", str(port))
-        argv = (str(python), str(python.with_name("transformers")), "serve", target.served_name, *address, "--dtype", DTYPES[target.variant])
+        argv = (str(python), str(python.with_name("transformers")), "serve", target.served_name, *address, "--dtype", _dtype(target.variant))
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONNOUSERSITE": "1"}
         return Command(argv, offline, cwd=tools.scratch)
 
@@ -60,6 +60,11 @@ class Transformers(OpenAI):
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""
         return "chat_template.jinja of the checkpoint"
+
+
+def _dtype(variant: str) -> str:
+    """Return the type to compute in: the weights' own on a GPU, float32 on a CPU, where most are many times slower in 16 bits and no more exact."""
+    return DTYPES[variant] if Path("/dev/nvidia0").exists() else "float32"
 
 
 def response_template(think: Think, ends: tuple[str, ...]) -> dict[str, Any]:

@@ -49,12 +49,12 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
     """Return what a recipe's slice of the serve stage expects, with its held-out rows and the checkpoint's chat template."""
     wanted = Task.model_validate(recipe["verify"]["task"]) if recipe["verify"].get("task") else None
     rows = [json.loads(line) for line in (dataset / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = rows[: wanted.questions if wanted else len(GENERAL)]
+    asked = (wanted.base_questions if recipe["base"] else wanted.questions) if wanted else len(GENERAL)
     return Expectations(
         think=Think.model_validate(recipe["think"]),
         think_at_least=recipe["verify"]["think_at_least"],
         task=wanted,
-        questions=tuple(Question(row["question"], row.get("expected")) for row in chosen),
+        questions=tuple(Question(row["question"], row.get("expected")) for row in rows[:asked]),
         template=ChatTemplate.of_model(model),
         variant=recipe["variant"],
         base=recipe["base"],
