@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,10 +37,14 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Return the prompt of a conversation; InvalidError where the template refuses it."""
         try:
-            template = _environment().from_string(self.source)
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self.tokens, **variables)
+            return _compiled(self.source).render(messages=messages, add_generation_prompt=add_generation_prompt, **self.tokens, **variables)
         except jinja2.TemplateError as error:
             raise InvalidError(f"the chat template refuses the conversation: {error}", "look at modelfiles/<family>.chat.jinja") from error
+
+
+@cache
+def _compiled(source: str) -> jinja2.Template:
+    return _environment().from_string(source)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
