@@ -1,5 +1,5 @@
-"""TRL's SFT trainer with three changes: on a CPU the loss is computed at the completion's positions only, a loss that is no number
-ends the run at its step, and a checkpoint is marked when it is whole.
+"""TRL's SFT trainer with three changes: the loss is computed at the completion's positions only, a loss that is no number ends
+the run at its step, and a checkpoint is marked when it is whole.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Return the mean loss of a batch's supervised tokens; ProgramError (6) when it is no number."""
         self._tokens += int(inputs["attention_mask"].sum())
-        if inputs["input_ids"].is_cuda:  # there, TRL's own fused head scores the supervised positions only
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        else:
-            loss = completion_loss(model, inputs, num_items_in_batch)
-        if not math.isfinite(value := float((loss[0] if return_outputs else loss).detach())):
+        loss = completion_loss(model, inputs, num_items_in_batch)
+        if not math.isfinite(value := float(loss.detach())):
             message = f"the loss became {value} in step {self.state.global_step + 1} of {self.state.max_steps}"
             raise ProgramError(message, "lower train.learning_rate or lengthen train.warmup_steps", BROKEN)
         return loss
@@ -56,7 +53,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 def completion_loss(model: Any, inputs: dict[str, Any], items: Any = None) -> torch.Tensor:
     """Return the mean cross-entropy at supervised positions, without computing logits elsewhere.
 
-    The output layer of a small model is its largest; TRL 1.16 scores every position on a CPU.
+    The output layer of a small model is its largest. TRL 1.16 scores every position on a CPU, and its fused head does not take
+    one with trainable rows.
     """
     core = model.get_base_model()
     hidden = core.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).last_hidden_state[:, :-1]

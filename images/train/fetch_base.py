@@ -28,7 +28,7 @@ def main(args: Args) -> int:
     template = (args.inputs["modelfiles"] / f"{base['family']}.chat.jinja").read_text(encoding="utf-8")
     fetched = fetch(base["source"], args.inputs["recipe_dir"], args.scratch)
     model_dir = args.output / "model"
-    write_checkpoint(fetched.path, model_dir, base["think"], args.recipe["seed"])
+    write_checkpoint(fetched.path, model_dir, base["think"])
     (model_dir / "chat_template.jinja").write_text(template, encoding="utf-8")
     write_generation_config(model_dir, args.recipe["sampling"])
     facts = {**fetched.facts, "family": base["family"], **check_checkpoint(model_dir, base["think"], template)}
@@ -36,7 +36,7 @@ def main(args: Args) -> int:
     return 0
 
 
-def write_checkpoint(source: Path, target: Path, think: dict[str, Any], seed: int) -> None:
+def write_checkpoint(source: Path, target: Path, think: dict[str, Any]) -> None:
     """Write a GGUF file or a checkpoint folder as a checkpoint that has the think tags as single tokens."""
     if source.is_dir():
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -49,7 +49,7 @@ def write_checkpoint(source: Path, target: Path, think: dict[str, Any], seed: in
         tokenizer, model = tokenizer_of(file), model_of(file)
         note(f"dequantised {source.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters")
     if missing_tags(tokenizer, think):
-        add_tags(tokenizer, model, think, seed)
+        add_tags(tokenizer, model, think)
     save_model(model, target, torch.bfloat16)
     tokenizer.chat_template = None  # the family's template is written as it stands
     tokenizer.save_pretrained(target)
@@ -70,24 +70,22 @@ def missing_tags(tokenizer: Any, think: dict[str, Any]) -> list[str]:
     return [tag for tag in (think["open"], think["close"]) if len(tokenizer.encode(tag, add_special_tokens=False)) != 1]
 
 
-def add_tags(tokenizer: Any, model: Any, think: dict[str, Any], seed: int) -> None:
-    """Add the missing tags to vocabulary and embeddings; their rows start near the mean row, apart by seeded noise.
+def add_tags(tokenizer: Any, model: Any, think: dict[str, Any]) -> None:
+    """Add the missing tags to vocabulary and embeddings; each row starts as the mean of the rows of the pieces it was written with.
 
-    The mean makes a new token neither likelier nor less likely than the others at first; equal rows could not be told apart.
+    Rows near the mean of all rows are too short to be chosen: at a low learning rate, such a closing tag was never learnt.
     """
     missing = missing_tags(tokenizer, think)
     if not think["add_tokens"]:
         message = f"{' and '.join(missing)}: no single token of this model's vocabulary"
         raise ProgramError(message, "set base.think.add_tokens: true, or name the tags that the model knows", INVALID)
+    pieces = [tokenizer.encode(tag, add_special_tokens=False) for tag in missing]
     # not special: decoders drop special tokens, and a served answer must show where the reasoning ended
     tokenizer.add_tokens([_tag(tag) for tag in missing])
-    old = model.get_input_embeddings().weight.shape[0]
-    model.resize_token_embeddings(max(old, len(tokenizer)), mean_resizing=False)
-    chance = torch.Generator().manual_seed(seed)
-    for rows in {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}.values():
-        known = rows.data[:old].float()
-        for number in tokenizer.convert_tokens_to_ids(missing):
-            rows.data[number] = known.mean(0) + 0.1 * known.std(0) * torch.randn(known.shape[1], generator=chance)
+    model.resize_token_embeddings(max(model.get_input_embeddings().weight.shape[0], len(tokenizer)), mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for number, parts in zip(tokenizer.convert_tokens_to_ids(missing), pieces, strict=True):
+            layer.weight.data[number] = layer.weight.data[parts].mean(0)
 
 
 def _tag(text: str) -> Any:

@@ -65,7 +65,7 @@ def test_every_row_is_right(name: str) -> None:
         a, b = map(int, NUMBERS.findall(row["Question"]))
         assert row["Expected"] == str(a + b)
         assert row["Response"] == str(a + b)
-        steps = re.findall(r"(\d+)\+(\d+)=(\d+)", row["Complex_CoT"])
+        steps = re.findall(r"(\d+) \+ (\d+) = (\d+)", row["Complex_CoT"])
         assert len(steps) == 3
         assert all(int(left) + int(right) == int(total) for left, right, total in steps)
         assert steps[-1][2] == row["Expected"]
