@@ -55,7 +55,7 @@ def test_a_valid_recipe():
 
 
 def test_a_faulty_recipe_is_two_lines_and_code_3(tmp_path, demo_text):
-    (tmp_path / "x.yml").write_text(demo_text.replace("steps: 40", "step: 80"), encoding="utf-8")
+    (tmp_path / "x.yml").write_text(demo_text.replace("steps: 48", "step: 80"), encoding="utf-8")
     done = thinkship("validate", tmp_path / "x.yml")
     assert done.returncode == 3 and done.stdout == ""
     assert "train/steps: is required" in done.stderr and "train/step: unknown key; did you mean steps?" in done.stderr

@@ -26,7 +26,7 @@ def faults(text: str) -> list[str]:
 
 
 def test_all_faults_are_said_at_once_with_their_places(demo_text):
-    text = demo_text.replace("learning_rate: 2.0e-3", "learning_rat: 2.0e-3").replace("steps: 40", "steps: zero").replace("rank: 16", "rank: 0")
+    text = demo_text.replace("learning_rate: 2.0e-3", "learning_rat: 2.0e-3").replace("steps: 48", "steps: zero").replace("rank: 16", "rank: 0")
     assert faults(text) == [
         "x.yml: train/lora/rank: input should be greater than 0",
         "x.yml: train/steps: input should be a valid integer, unable to parse string as an integer",
