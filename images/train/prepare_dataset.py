@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint import load_tokenizer
-from program import BROKEN, INVALID, Args, ProgramError, note, progress, run
+from program import BROKEN, INVALID, Args, ProgramError, note, run, tracked
 from rows import Row, match_columns, read
 
 TEXTS = ("question", "reasoning", "answer")
@@ -23,15 +22,19 @@ TEXTS = ("question", "reasoning", "answer")
 def main(args: Args) -> int:
     """Leave train.jsonl, eval.jsonl and stats.json."""
     wanted = args.recipe["dataset"]
+    trained, held_out = (_unread(wanted, name, args.inputs["recipe_dir"]) for name in ("source", "holdout"))
+    from checkpoint import load_tokenizer  # loads torch, which no bad file need wait for
+
     model = args.inputs["base"] / "model"
     form = Form.of(load_tokenizer(model), args.recipe["think"], model)
-    trained, held_out = (_audit(form, wanted, name, args) for name in ("source", "holdout"))
+    for name, audit in (("training", trained), ("held-out", held_out)):
+        _sort(audit, form, wanted["max_length"], f"{name} rows")
     _refuse_overlap(trained, held_out)
     if limit := wanted.get("limit"):
         trained.kept = trained.kept[:limit]
     for audit, name in ((trained, "dataset.source"), (held_out, "dataset.holdout")):
         if not audit.kept:
-            message = f"{name}: none of {audit.read} rows is left ({audit.reasons()})"
+            message = f"{name}: none of {len(audit.rows)} rows is left ({audit.reasons()})"
             raise ProgramError(message, "correct the rows, or raise dataset.max_length", INVALID)
     _write(args.output / "train.jsonl", ({"prompt": pair.prompt, "completion": pair.completion} for pair in trained.kept))
     _write(args.output / "eval.jsonl", (asdict(pair, dict_factory=_for_evaluation) for pair in held_out.kept))
@@ -127,7 +130,7 @@ class Form:
 class Audit:
     """What became of a source's rows."""
 
-    read: int
+    rows: list[Row]
     columns: dict[str, str]
     kept: list[Pair] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -149,7 +152,7 @@ class Audit:
         marks = {f"p{share}": lengths[min(len(lengths) - 1, len(lengths) * share // 100)] for share in (50, 90, 99)}
         supervised = sum(pair.completion_tokens for pair in self.kept)
         return {
-            "read": self.read,
+            "read": len(self.rows),
             "kept": len(self.kept),
             "dropped": dict(self.dropped),
             "first_dropped": self.first,
@@ -159,21 +162,22 @@ class Audit:
         }
 
 
-def _audit(form: Form, wanted: dict[str, Any], name: str, args: Args) -> Audit:
-    rows = read(wanted[name], args.inputs["recipe_dir"], f"dataset.{name}")
-    audit = Audit(len(rows), match_columns(wanted["columns"], rows, f"dataset.{name}"))
+def _unread(wanted: dict[str, Any], name: str, recipe_dir: Path) -> Audit:
+    rows = read(wanted[name], recipe_dir, f"dataset.{name}")
+    return Audit(rows, match_columns(wanted["columns"], rows, f"dataset.{name}"))
+
+
+def _sort(audit: Audit, form: Form, max_length: int, unit: str) -> None:
+    """Sort an audit's rows into those that are kept and those that are not."""
     seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
+    for row in tracked(audit.rows, len(audit.rows), unit, every=500):
         try:
             pair = _pair(form, row, audit.columns, seen)
-            if pair.tokens > wanted["max_length"]:
+            if pair.tokens > max_length:
                 raise RefusedError("too long")
             audit.kept.append(pair)
         except RefusedError as reason:
             audit.drop(str(reason), row)
-        if number % 500 == 0 or number == len(rows):
-            progress(number, len(rows), "rows", name)
-    return audit
 
 
 def _pair(form: Form, row: Row, columns: dict[str, str], seen: set[str]) -> Pair:

@@ -98,6 +98,7 @@ def _download_failure(source: dict[str, Any], words: str) -> ProgramError:
 
 def from_hub(source: dict[str, Any], scratch: Path) -> Fetched:
     """Download a pinned revision of a hub repository, without pickled weights and without code."""
+    from httpx import TransportError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -116,7 +117,7 @@ def from_hub(source: dict[str, Any], scratch: Path) -> Fetched:
         raise ProgramError(f"{name} asks for its terms to be accepted first", remedy, NOT_READY) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ProgramError(f"the hub has no {name}@{revision}, or not for you", "correct base.source, or set HF_TOKEN", INVALID) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, TransportError, OSError) as error:
         if getattr(error, "errno", None) == 28:  # a full disk has its own message
             raise
         remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the checkpoint"

