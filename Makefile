@@ -56,7 +56,6 @@ doctor: .venv/.host ## look at this machine: tools, memory, disk, ports, GPU
 .PHONY: check
 check: .venv/.host ## ruff, mypy --strict and the generated docs
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet toolkit tests/unit || { echo "fix: make format"; exit 1; }
 	@$(BIN)/mypy
 	@$(THINKSHIP) docs --check
 

@@ -22,7 +22,7 @@ HostStage = Callable[[Mapping[str, Any], Task], None]
 def modelfile(recipe: Mapping[str, Any], task: Task) -> None:
     """Render the Modelfile of one GGUF, its parameters from the checkpoint and the recipe, its context from the dataset."""
     wanted, generation = recipe["modelfile"], _json(task.inputs["model"] / "model" / "generation_config.json")
-    longest = _json(task.inputs["dataset"] / "stats.json")["longest"]
+    longest = _json(task.inputs["dataset"] / "stats.json")["longest_row"]
     gguf = task.inputs["gguf"] / f"model-{wanted['gguf']}.gguf"
     values = render.ModelfileValues(
         gguf=f"../{gguf.parent.name}/{gguf.name}",

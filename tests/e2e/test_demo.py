@@ -20,7 +20,7 @@ def report(demo, store):
 
 
 def observed(report, engine):
-    return [seen for seen in report["observed"]["endpoints"] if seen["engine"] == engine]
+    return [seen for seen in report["engines"].values() if seen["engine"] == engine]
 
 
 def test_the_verdict_is_pass_and_no_check_was_skipped_in_silence(report):
@@ -40,13 +40,13 @@ def test_each_engine_serves_the_tuned_model_well_and_the_base_badly(report, engi
     base = [seen for seen in observed(report, engine) if seen["base"]]
     assert {seen["variant"] for seen in tuned} == variants and len(base) == 1
     for seen in tuned:
-        assert seen["score"] >= 0.9 and seen["think"] == 1.0, seen
-    assert base[0]["score"] <= 0.2 and base[0]["think"] == 0.0
+        assert seen["right"] / seen["marked"] >= 0.9 and seen["thinking"] == seen["asked"] == 50, seen
+    assert base[0]["right"] / base[0]["marked"] <= 0.2 and base[0]["thinking"] == 0 and base[0]["asked"] == 20
 
 
 def test_the_answers_were_compared_across_engines(report):
     pairs = report["observed"]["agreement"]
-    assert pairs and all(0 <= pair["different"] <= 1 and pair["questions"] >= 50 for pair in pairs)
+    assert len(pairs) >= 6 and all(pair["compared"] == 50 and pair["rate"] == pair["different_answers"] / 50 for pair in pairs)
 
 
 def test_a_second_run_does_nothing_within_three_seconds(demo, thinkship, store, engines):
