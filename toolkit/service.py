@@ -66,11 +66,11 @@ def _introduce(server: Server) -> None:
 {server.model} is served by {server.engine} at {server.url}   (log: {server.log})
 
 curl {server.url}/chat/completions -H 'Content-Type: application/json' \\
-  -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is 47 + 85?"}}]}}'
+  -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is 47 + 25?"}}]}}'
 
 from openai import OpenAI
 message = OpenAI(base_url="{server.url}", api_key="none").chat.completions.create(
-    model="{server.model}", messages=[{{"role": "user", "content": "What is 47 + 85?"}}]).choices[0].message
+    model="{server.model}", messages=[{{"role": "user", "content": "What is 47 + 25?"}}]).choices[0].message
 print(message.model_dump(), message.content)
 
 make health    does it answer, does it think?
