@@ -79,5 +79,5 @@ test-more: unit ## what is not in CI yet: each stage program on its own, a kill 
 
 .PHONY: locks
 locks: .venv/.host ## resolve every requirements.lock again
-	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
 	@sh images/locks.sh $(UV)
