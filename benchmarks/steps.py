@@ -31,7 +31,7 @@ def step_rows(store: Path) -> list[str]:
 def score_rows(report: dict[str, Any]) -> list[str]:
     """Return one row an endpoint."""
     rows = []
-    for seen in report["engines"].values():
+    for seen in report["observed"]["endpoints"]:
         shares = f"{seen['right']}/{seen['marked']} | {seen['thinking']}/{seen['asked']}"
         rows.append(f"| {seen['engine']} | {seen['variant']} | {'base' if seen['base'] else 'tuned'} | {shares} |")
     return rows
