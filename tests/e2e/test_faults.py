@@ -92,7 +92,7 @@ def test_a_disk_that_is_too_full_from_the_start(small_disk):
     ("edit", "words"),
     [
         (lambda text: text.replace('"Complex_CoT"', '"Chain"'), "Complex_CoT"),
-        (lambda text: text[: len(text) // 2], "line"),
+        (lambda text: text.replace('"}\n', '"\n', 1), "sums-train.jsonl:1: broken JSON"),
         (lambda text: "", "no rows"),
     ],
     ids=["missing column", "broken JSON", "empty"],
