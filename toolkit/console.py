@@ -6,14 +6,16 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Rich
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toolkit.errors import ThinkshipError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _out = Rich(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)  # a log or a pipe has no 80 columns
 _err = Rich(stderr=True, highlight=False, soft_wrap=True)
@@ -66,6 +68,9 @@ class Bar:
 @contextmanager
 def bar() -> Iterator[Bar]:
     """Show a progress bar while the block runs."""
+    # imported here: commands that only look, such as plan, need no bar and should answer at once
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (TextColumn("        {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_out, transient=True, disable=not _out.is_terminal) as progress:
         yield Bar(progress)

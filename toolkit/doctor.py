@@ -16,14 +16,15 @@ from rich.table import Table
 
 from toolkit import console, process, recipe_file
 from toolkit.errors import NotReadyError
+from toolkit.plan import MODULES
 from toolkit.recipe import Recipe
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import lacking_for_ollama, ollama_found
+from toolkit.stages import IMAGES
 
 MEMORY_GIB, DISK_GIB = 6, 15
 """What the demo needs with every engine, measured by benchmarks/demo.py: peak memory, and environments plus artefacts."""
 PORTS = {"llamacpp": 8080, "ollama": 11434, "vllm": 8000, "transformers": 8001}
-ENGINE_ENVIRONMENTS = {"llamacpp": ("llamacpp",), "ollama": (), "vllm": ("vllm",), "transformers": ()}
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ def gpu(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 
 def environments(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     """Say which locked environments are installed."""
-    engines = recipe.serve.engines if recipe else tuple(PORTS)
-    names = dict.fromkeys(("train", "convert", *(name for engine in engines for name in ENGINE_ENVIRONMENTS[engine])))
-    for name in names:
+    folders = [MODULES[engine] for engine in (recipe.serve.engines if recipe else MODULES)]
+    for name in dict.fromkeys(("train", "convert", *folders)):
+        if not (IMAGES / name / "requirements.lock").is_file():  # Ollama is a program, not a Python environment
+            continue
         there = Environment(name).ready()
         yield Finding("ok" if there else "note", f"environment {name}", "installed" if there else "will be installed on first use")
 

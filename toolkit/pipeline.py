@@ -60,9 +60,9 @@ def run(steps: Iterable[Step], store: Store, runner: Runner) -> Outcome:
 def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Path]) -> float:
     resumed = store.scratch(step).is_dir() and any(store.scratch(step).glob("*/"))
     console.step(step.name, step.id[:12], "resume" if resumed else "run")
-    store.require_space(step)
-    inputs = {**step.paths, **{name: directories[other] for name, other in step.inputs.items()}}
-    task = Task(inputs, store.fresh(step), store.scratch(step), store.log(step))
+    made = {name: directories[other] for name, other in step.inputs.items()}
+    store.require_space(step, made.values())
+    task = Task({**step.paths, **made}, store.fresh(step), store.scratch(step), store.log(step))
     began = time.monotonic()
     runner.run(step, task)
     check(step.stage.name, task.output, step.recipe)

@@ -86,6 +86,11 @@ def tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
+def ending(code: int) -> str:
+    """Return an exit code in words; 137 is SIGKILL, which the kernel sends when memory runs out."""
+    return f"exit code {code}" + (" (killed, most likely out of memory)" if code == 137 else "")
+
+
 def which(tool: str, remedy: str) -> Path:
     """Find a program on PATH; NotReadyError with the remedy where it is missing."""
     found = shutil.which(tool)
@@ -148,8 +153,7 @@ def _judge(command: Command, code: int, late: _Deadline, last_words: str, check:
     if late.passed:
         raise FailedError(f"{name} did not end within {late.seconds:.0f} s and was killed\n{last_words}", "raise the limit or look at the log")
     if check and code != 0:
-        killed = " (killed by the kernel, most likely out of memory)" if code == 137 else ""
-        raise FailedError(f"{name} ended with exit code {code}{killed}\n{last_words}", f"the command was: {command}")
+        raise FailedError(f"{name} ended with {ending(code)}\n{last_words}", f"the command was: {command}")
 
 
 class _Deadline:

@@ -38,8 +38,7 @@ class Stage:
     @property
     def digest(self) -> str:
         """SHA-256 over the program, the local modules it imports and the lock of its environment."""
-        lock = [ROOT / "images" / self.environment / "requirements.lock"] if self.environment else []
-        return digest_files((*program_files(ROOT / self.program), *lock))
+        return _digest_of(self.program, self.environment)
 
 
 def _base(recipe: Recipe) -> dict[str, Any]:
@@ -90,6 +89,13 @@ STAGES: dict[str, Stage] = {
     )
 }
 """The stages in the order in which the data passes through them."""
+
+
+@cache
+def _digest_of(program: str, environment: str | None) -> str:
+    """Read a stage's bytes once a run: its plan and the record it seals tell of the same ones, whatever is edited meanwhile."""
+    lock = (IMAGES / environment / "requirements.lock",) if environment else ()
+    return digest_files((*program_files(ROOT / program), *lock))
 
 
 def digest_files(paths: tuple[Path, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +55,14 @@ class Store:
             raise NotReadyError(f"the store {self.root} cannot be written: {error.strerror}", "use --store with a folder of yours") from error
         return directory
 
-    def require_space(self, step: Step) -> None:
-        """Check the free bytes before a step starts; NotReadyError says how many are missing."""
-        inputs = sum(path.stat().st_size for name in step.inputs.values() for path in self._files_named(name))
-        needed = int(inputs * step.stage.disk) + SPARE
+    def require_space(self, step: Step, inputs: Iterable[Path]) -> None:
+        """Check the free bytes before a step starts, measured by the directories it reads; NotReadyError says how many are missing."""
+        size = sum(path.stat().st_size for directory in inputs for path in files_of(directory))
+        needed = int(size * step.stage.disk) + SPARE
         free = shutil.disk_usage(self.root).free
         if free < needed:
             message = f"{step.name}: about {needed >> 20} MiB are needed in {self.root}, {free >> 20} MiB are free"
             raise NotReadyError(message, "free space or point --store at another disk")
-
-    def _files_named(self, name: str) -> Iterator[Path]:
-        for directory in self.root.glob(f"{name}-[0-9a-f]*"):
-            yield from files_of(directory)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

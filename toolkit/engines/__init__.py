@@ -6,16 +6,16 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from toolkit.errors import UsageError
 from toolkit.process import Command
-from toolkit.recipe import Family, Think, Vllm
+from toolkit.recipe import EngineName, Family, Think, Vllm
 
 Message = Mapping[str, Any]
 """One turn of a conversation: role and content."""
 
-NAMES = ("llamacpp", "ollama", "vllm", "transformers")
+NAMES: tuple[str, ...] = get_args(EngineName)
 """The engines this toolkit can start, in the order of their weight."""
 
 

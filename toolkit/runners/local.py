@@ -18,6 +18,7 @@ QUIET = {
     "PYTHONUNBUFFERED": "1",
     "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers make two busy processes ten times slower than one
     "PYTHONNOUSERSITE": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # set by some shells; without cached bytecode importing transformers takes 19 s instead of 6
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -82,5 +83,4 @@ class Events:
             kind: type[ThinkshipError] = BY_CODE.get(code, FailedError)
             raise kind(f"{step.name}: {self.error['message']}", self.error["remedy"])
         if code != 0:
-            killed = " (killed, most likely out of memory)" if code == 137 else ""
-            raise FailedError(f"{step.name}: the program ended with exit code {code}{killed}\n{process.tail(task.log)}", f"see {task.log}")
+            raise FailedError(f"{step.name}: the program ended with {process.ending(code)}\n{process.tail(task.log)}", f"see {task.log}")
