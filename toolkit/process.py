@@ -18,6 +18,9 @@ from typing import IO, Any
 from toolkit.errors import FailedError, NotReadyError
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+WAITING = {"GOMP_SPINCOUNT": "2000"}
+"""How OpenMP's threads wait at barriers, unless the user's environment says otherwise: a short spin, then sleep. Threads that sleep at once
+make one computing process 1.5 times slower, threads that spin long make two of them ten times slower (benchmarks/threads.py)."""
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
@@ -178,5 +181,5 @@ class _Deadline:
 
 def _popen(command: Command, detached: bool = False, **streams: Any) -> subprocess.Popen[str]:
     argv: Sequence[str] = (sys.executable, "-I", str(SUPERVISOR), "--detached" if detached else "--attached", "--", *command.argv)
-    env = {**os.environ, "THINKSHIP_PARENT": str(os.getpid()), **command.env}
+    env = {**WAITING, **os.environ, "THINKSHIP_PARENT": str(os.getpid()), **command.env}
     return subprocess.Popen(argv, env=env, cwd=command.cwd, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **streams)

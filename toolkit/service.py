@@ -114,7 +114,9 @@ def _endpoint(url: str | None, model: str | None, name: str | None, store: Path)
 
 def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
-    if path and not given["url"]:
+    if path and given["url"]:
+        raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
+    if path:
         release.run(release.steps(path), store)
         return
     found = _examined(given, store)

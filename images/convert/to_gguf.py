@@ -32,9 +32,7 @@ def main(args: Args) -> int:
     convert(model, files[reference], reference)
     tensors = apart(_quantize, files[reference], {kind: files[kind] for kind in others})
     prompt, rows = held_out(args.inputs["dataset"] / "eval.jsonl", model)
-    for kind, path in files.items():
-        same_model(kind, apart(_faults, path, model, prompt))
-    measured = measure(files, rows, args.scratch / "reference.npy")
+    measured = examine(files, model, prompt, rows, args.scratch / "reference.npy")
     for kind, seen in measured.items():
         same_weights(kind, int(seen.pop("weights")), model)
     types = {kind: _described(files[kind], tensors.get(kind)) | measured[kind] for kind in files}
@@ -59,23 +57,12 @@ def apart(function: Callable[..., T], *given: Any) -> T:
     """Call a function that uses llama.cpp in a process of its own: a C++ exception there ends that process, not this one."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            made, error = pool.submit(_caught, function, *given).result()
+            return pool.submit(function, *given).result()
         except BrokenProcessPool:
             names = ", ".join(value.name for value in given if isinstance(value, Path))
             raise ProgramError(
                 f"llama.cpp ended the process while it read {names}", "mend what the log's last lines name in the checkpoint", BROKEN
             ) from None
-    if error:
-        raise ProgramError(*error)
-    return made
-
-
-def _caught(function: Callable[..., T], *given: Any) -> tuple[T | None, tuple[str, str, int] | None]:
-    """Return what the function returns, or its error's parts: a ProgramError cannot be pickled from one process to the other."""
-    try:
-        return function(*given), None
-    except ProgramError as error:
-        return None, (error.message, error.remedy, error.code)
 
 
 def _quantize(source: Path, targets: dict[str, Path]) -> dict[str, dict[str, int]]:
@@ -90,12 +77,6 @@ def _quantize(source: Path, targets: dict[str, Path]) -> dict[str, dict[str, int
         made[kind] = opened.quantize(target, kind, lambda done, total, kind=kind: progress(done, total, "tensors", kind))  # type: ignore[misc]
         note(f"{kind}: {', '.join(f'{count} x {name}' for name, count in sorted(made[kind].items()))}")
     return made
-
-
-def _faults(gguf: Path, model: Path, prompt: str) -> list[str]:
-    from check_gguf import faults
-
-    return list(faults(gguf, model, prompt))
 
 
 def same_model(kind: str, faults: Sequence[str]) -> None:
@@ -129,22 +110,27 @@ def held_out(path: Path, model: Path) -> tuple[str, Rows]:
     return given[0]["prompt"], [(prompt + completion, len(prompt)) for prompt, completion in parts]
 
 
-def measure(files: dict[str, Path], rows: Rows, yardstick: Path) -> dict[str, dict[str, float]]:
-    """Evaluate every file on held-out rows; the first one's log-probabilities, kept in scratch meanwhile, are the yardstick."""
+def examine(files: dict[str, Path], model: Path, prompt: str, rows: Rows, yardstick: Path) -> dict[str, dict[str, float]]:
+    """Hold every file against the checkpoint and evaluate it on held-out rows; the first one's log-probabilities, kept in scratch
+    meanwhile, are the yardstick.
+    """
     yardstick.unlink(missing_ok=True)
     measured: dict[str, dict[str, float]] = {}
     for done, (kind, path) in enumerate(files.items(), 1):
-        measured[kind] = apart(_scores, path, rows, yardstick)
+        faults, measured[kind] = apart(_examined, path, model, prompt, rows, yardstick)
+        same_model(kind, faults)
         progress(done, len(files), "files", f"{kind}: KL {measured[kind]['mean_kl']:.4f} nats a token, perplexity {measured[kind]['perplexity']:.3f}")
     yardstick.unlink()
     return measured
 
 
-def _scores(gguf: Path, rows: Rows, yardstick: Path) -> dict[str, float]:
-    from check_gguf import scores
+def _examined(gguf: Path, model: Path, prompt: str, rows: Rows, yardstick: Path) -> tuple[list[str], dict[str, float]]:
+    """Return where a file is not the checkpoint, and its scores where it is."""
+    from check_gguf import faults, scores
 
+    found = list(faults(gguf, model, prompt))
     try:
-        return scores(gguf, rows, yardstick)
+        return found, {} if found else scores(gguf, rows, yardstick)
     except ValueError as error:
         raise ProgramError(f"{gguf.name}: {error}", "look at the checkpoint's weights and config", BROKEN) from None
 

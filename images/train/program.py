@@ -33,8 +33,11 @@ class ProgramError(Exception):
     """A failure with its cause, its remedy and one of the exit codes above."""
 
     def __init__(self, message: str, remedy: str, code: int = INVALID) -> None:
-        super().__init__(message)
+        super().__init__(message, remedy, code)  # all three, so that it can be pickled from one process to another
         self.message, self.remedy, self.code = message, remedy, code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from skips import IN_CI, skip_or_fail
 
 from toolkit.runners.tools import lacking_for_ollama
 from toolkit.stages import ROOT
@@ -17,18 +18,11 @@ RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def skip_or_fail(reason: str) -> None:
-    """Skip on a user's machine, fail in CI, where every tool must be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"in CI nothing is skipped: {reason}")
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def engines() -> tuple[str, ...]:
     missing = lacking_for_ollama()
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"in CI nothing is skipped: Ollama needs {', '.join(missing)}")
+    if missing and IN_CI:
+        skip_or_fail(f"Ollama needs {', '.join(missing)}")
     return ("llamacpp", "vllm", "transformers") if missing else ("llamacpp", "ollama", "vllm", "transformers")
 
 

@@ -7,7 +7,8 @@ import shutil
 import time
 
 import pytest
-from conftest import RECIPE, skip_or_fail
+from conftest import RECIPE
+from skips import skip_or_fail
 
 from toolkit.stages import ROOT
 

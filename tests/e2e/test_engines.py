@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from skips import skip_or_fail
 
 from toolkit import serving
 from toolkit.chat_template import ChatTemplate

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE, skip_or_fail
+from conftest import RECIPE
+from skips import skip_or_fail
 
 from toolkit.stages import ROOT
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import skip_or_fail
+from skips import skip_or_fail
 
 from toolkit import serving
 from toolkit.chat_template import ChatTemplate

@@ -6,8 +6,9 @@ import json
 import time
 
 import pytest
-from conftest import RECIPE, skip_or_fail
+from conftest import RECIPE
 from openai import OpenAI
+from skips import skip_or_fail
 
 
 @pytest.fixture(params=["llamacpp", "ollama", "vllm"])

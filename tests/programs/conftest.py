@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from toolkit.process import WAITING
 from toolkit.runners.environment import Environment
 from toolkit.runners.local import QUIET
+
+ENV = {**WAITING, **os.environ, **QUIET}
+"""What the local runner gives a stage program."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def run_program() -> RunProgram:
         arguments = scratch / "args.json"
         places = {"output": str(output), "scratch": str(scratch)}
         arguments.write_text(json.dumps({"inputs": {k: str(v) for k, v in inputs.items()}, **places, "recipe": recipe}), encoding="utf-8")
-        done = subprocess.run((str(python), str(program), str(arguments)), env={**os.environ, **QUIET}, capture_output=True, text=True)
+        done = subprocess.run((str(python), str(program), str(arguments)), env=ENV, capture_output=True, text=True)
         events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"event"')]
         return ProgramRun(done.returncode, events, output, done.stderr)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QUIET
+from conftest import ENV
 from training import MODELFILES, PROGRAMS, base, base_inputs, piece, stage
 
 __all__ = ["base", "stage"]
@@ -42,7 +41,7 @@ def test_the_tokenizer_is_byte_level_bpe_with_single_digits(base: Path, train_py
     core = json.loads((base / "model" / "tokenizer.json").read_text(encoding="utf-8"))
     assert core["model"]["byte_fallback"] is False
     done = subprocess.run(
-        (train_python, "-c", CHECK, base / "model", json.dumps(HARD)), capture_output=True, text=True, check=True, env={**os.environ, **QUIET}
+        (train_python, "-c", CHECK, base / "model", json.dumps(HARD)), capture_output=True, text=True, check=True, env=ENV
     )
     seen = json.loads(done.stdout)
     assert seen["back"] == HARD

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QUIET
+from conftest import ENV
 from training import PROGRAMS, SHORT, base, dataset, piece, stage, trained
 
 __all__ = ["base", "dataset", "stage", "trained"]
@@ -53,7 +52,7 @@ def start(python: Path, inputs: dict[str, Path], folder: Path) -> subprocess.Pop
     arguments = folder / "args.json"
     arguments.write_text(json.dumps({**told, "recipe": piece("train", train=SHORT)}))
     command = (str(python), str(PROGRAMS / "train.py"), str(arguments))
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **QUIET})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENV)
 
 
 def kill_after(process: subprocess.Popen[str], step: int) -> None:

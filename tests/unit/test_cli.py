@@ -69,6 +69,7 @@ def test_a_faulty_recipe_is_two_lines_and_code_3(tmp_path, demo_text):
         (("serv",), "No such command 'serv'"),
         (("serve", DEMO, "--engine", "lama"), "is not one of"),
         (("serve", DEMO, "--engine", "llamacpp", "--variant", "q2"), "does not serve 'q2'"),
+        (("verify", DEMO, "--url", "http://127.0.0.1:1/v1"), "a recipe and --url were both given"),
     ],
 )
 def test_a_wrong_command_is_code_2(arguments, words):

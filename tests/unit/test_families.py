@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from skips import skip_or_fail
 
 from toolkit import chat_template
 from toolkit.chat_template import ChatTemplate
@@ -55,8 +55,7 @@ def ours(family: str) -> ChatTemplate:
 def upstream(name: str) -> ChatTemplate:
     path = UPSTREAM / f"{name}.jinja"
     if not path.is_file():
-        reason = f"the upstream templates are not at {UPSTREAM}"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        skip_or_fail(f"the upstream templates are not at {UPSTREAM}")
     return ChatTemplate(path.read_text(encoding="utf-8"), {"bos_token": "<｜begin▁of▁sentence｜>"})
 
 

@@ -38,6 +38,13 @@ def test_output_lines_arrive_and_are_returned():
     assert (done.code, done.output, lines) == (0, "a\nb\n", ["a", "b"])
 
 
+def test_children_are_told_how_to_wait_unless_the_user_says_otherwise(monkeypatch):
+    told = "import os; print(os.environ['GOMP_SPINCOUNT'])"
+    assert process.run(python(told)).output.strip() == process.WAITING["GOMP_SPINCOUNT"]
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert process.run(python(told)).output.strip() == "7"
+
+
 def test_a_failure_names_the_program_its_code_and_last_words(tmp_path):
     with pytest.raises(FailedError, match=r"(?s)exit code 3.*boom"):
         process.run(python("import sys; print('boom', file=sys.stderr); sys.exit(3)"), log=tmp_path / "log")

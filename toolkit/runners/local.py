@@ -16,7 +16,6 @@ from toolkit.stages import ROOT
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 QUIET = {
     "PYTHONUNBUFFERED": "1",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers make two busy processes ten times slower than one
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "",  # set by some shells; without cached bytecode importing transformers takes 19 s instead of 6
     "TOKENIZERS_PARALLELISM": "false",
