@@ -70,12 +70,9 @@ unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config"
 
 .PHONY: test
-test: unit ## units, the whole chain with all four real engines, the operator's path, faults (about half an hour on 2 cores)
-	@$(PYTEST) tests/e2e/test_demo.py tests/e2e/test_service.py tests/e2e/test_faults.py
-
-.PHONY: test-more
-test-more: unit ## what is not in CI yet: each stage program on its own, a kill in every stage, every family's Modelfile
-	@$(PYTEST) tests/programs tests/e2e/test_resume.py tests/e2e/test_engines.py tests/e2e/test_ollama_modelfile.py
+test: unit ## units, stage programs, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
+	@$(PYTEST) tests/programs
+	@$(PYTEST) tests/e2e
 
 .PHONY: locks
 locks: .venv/.host ## resolve every requirements.lock again

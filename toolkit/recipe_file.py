@@ -16,7 +16,7 @@ from toolkit.recipe import Recipe
 REMEDY = "correct the lines above; every key is described in docs/reference.md"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Refuses a key given twice, which YAML otherwise overwrites in silence."""
 
 

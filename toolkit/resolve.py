@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, assert_never
@@ -57,6 +55,9 @@ def _pinned(section: SectionT, field: str, kind: str) -> SectionT:
 
 def commit_of(source: HubSource, kind: str) -> str:
     """Ask the hub for the commit a branch points to; `kind` is models or datasets."""
+    import urllib.error  # here, since planning what is pinned already needs no network
+    import urllib.request
+
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     url = f"{endpoint}/api/{kind}/{source.hub}/revision/{source.revision}"
     try:

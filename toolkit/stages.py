@@ -116,19 +116,23 @@ def program_files(entry: Path) -> tuple[Path, ...]:
         path = waiting.pop()
         if path not in found:
             found[path] = None
-            waiting += [module for name in _imports(path) for module in _module_files(root, name)]
+            waiting += _local_imports(path, root)
     return (entry, *sorted(path for path in found if path != entry))
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
-    found: list[str] = []
+def _local_imports(path: Path, root: Path) -> tuple[Path, ...]:
+    """Return the files below `root` that a module imports by name; read once for all the programs that share the module."""
+    return tuple(dict.fromkeys(module for name in _imports(path) for module in _module_files(root, name)))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in _statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(found)
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -140,5 +144,12 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _module_files(root: Path, name: str) -> Iterator[Path]:
-    place = root.joinpath(*name.split("."))
-    yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+    if name.partition(".")[0] in _tops(root):
+        place = root.joinpath(*name.split("."))
+        yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+
+
+@cache
+def _tops(root: Path) -> frozenset[str]:
+    """Return the names at which imports from `root` can start; those of the standard library and of packages need no look at the disk."""
+    return frozenset(path.stem for path in root.iterdir())

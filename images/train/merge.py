@@ -18,7 +18,7 @@ from peft import PeftModel
 from program import BROKEN, Args, ProgramError, note, progress, run
 from transformers import AutoModelForCausalLM
 
-PROBES = 16
+PROBES = 8
 """Held-out rows on which the logits are compared."""
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import base, dataset, stage, trained
 
 from toolkit.process import WAITING
 from toolkit.runners.environment import Environment
 from toolkit.runners.local import QUIET
 
+__all__ = ["base", "dataset", "stage", "trained"]
+"""The fixtures that every module here may ask for."""
 ENV = {**WAITING, **os.environ, **QUIET}
 """What the local runner gives a stage program."""
 

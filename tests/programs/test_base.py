@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ENV
-from training import MODELFILES, PROGRAMS, base, base_inputs, piece, stage
-
-__all__ = ["base", "stage"]
+from training import MODELFILES, PROGRAMS, base_inputs, piece
 
 CHECK = """
 import json, sys

@@ -11,9 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from training import MODELFILES, PROGRAMS, RECIPES, base, dataset, piece, stage
-
-__all__ = ["base", "dataset", "stage"]
+from training import MODELFILES, PROGRAMS, RECIPES, piece
 
 GOOD = {"Question": "What is 1 + 1?", "Complex_CoT": "One and one make two.", "Response": "2", "Expected": "2"}
 

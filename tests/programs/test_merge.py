@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training import PROGRAMS, base, dataset, piece, stage, trained
-
-__all__ = ["base", "dataset", "stage", "trained"]
+from training import PROGRAMS, piece
 
 
 def merge(run_program: Any, python: Path, inputs: dict[str, Path], folder: Path, **wanted: Any) -> Any:
@@ -24,7 +22,7 @@ def test_merging_without_rounding_changes_nothing(
     facts = json.loads((done.output / "merge.json").read_text())
     assert facts["max_logit_difference"] < 0.01
     assert facts["agreement"] == 1
-    assert facts["positions"] > facts["texts"] == 16
+    assert facts["positions"] > facts["texts"] == 8
     model = done.output / "model"
     assert sorted(path.name for path in model.iterdir()) == sorted(path.name for path in (base / "model").iterdir())
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):

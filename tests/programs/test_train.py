@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ENV
-from training import PROGRAMS, SHORT, base, dataset, piece, stage, trained
-
-__all__ = ["base", "dataset", "stage", "trained"]
+from training import PROGRAMS, SHORT, piece
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
