@@ -38,6 +38,8 @@ class Record(BaseModel):
     recipe: dict[str, Any]
     programs: str
     runner: str
+    image: str = ""
+    """Name, tag and digest of the image it ran in, empty for a process of the machine."""
     thinkship: str
     seconds: float
     files: tuple[FileEntry, ...]

@@ -16,7 +16,7 @@ ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
 STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
 STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
-RUNNER = click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True, help="Where steps run.")
+RUNNER = click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Where steps run.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,7 +66,7 @@ def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool,
     if dry_run:
         console.show(release.table(steps, store))
     else:
-        release.run(steps, store)
+        release.run(steps, store, runner)
 
 
 @cli.command()
@@ -80,7 +80,7 @@ def serve(recipe: Path, engine: Any, port: int | None, variant: str | None, runn
     """Make what is missing, start an engine in the background and wait until it answers."""
     from toolkit import service
 
-    service.serve(recipe, engine, port=port, variant=variant, store=store)
+    service.serve(recipe, engine, port=port, variant=variant, store=store, runner=runner)
 
 
 @cli.command()
@@ -129,6 +129,42 @@ def doctor(recipe: Path | None, as_json: bool, store: Path) -> None:
     from toolkit import doctor as room
 
     room.report(recipe, store, as_json)
+
+
+@cli.group()
+def images() -> None:
+    """Build, list and push the images of images/."""
+
+
+@images.command("build")
+@click.argument("names", nargs=-1)
+@click.option("--push", "registry", help="Push each to this registry afterwards.")
+def build_images(names: tuple[str, ...], registry: str | None) -> None:
+    """Build the named images, or all: what is here by content is not built again."""
+    from toolkit import images as room
+
+    room.build_all(names)
+    if registry:
+        room.push(registry, names)
+
+
+@images.command("push")
+@click.argument("registry")
+@click.argument("names", nargs=-1)
+def push_images(registry: str, names: tuple[str, ...]) -> None:
+    """Push images to a registry and print their digests there."""
+    from toolkit import images as room
+
+    room.push(registry, names)
+
+
+@images.command("ls")
+def list_images() -> None:
+    """List the images with their tags by content, sizes and ids."""
+    from toolkit import console
+    from toolkit import images as room
+
+    console.show(room.table())
 
 
 @cli.command()

@@ -9,17 +9,20 @@ from typing import Any
 
 from toolkit import console, render, report
 from toolkit.pipeline import Task
+from toolkit.places import Place
 from toolkit.recipe import Verify
 from toolkit.runners.tools import ollama_version
 from toolkit.serving import serving
-from toolkit.targets import target, tools
+from toolkit.targets import target
 from toolkit.verify.judge import Observation, judge
 from toolkit.verify.observe import expectations_of, observe
 
-HostStage = Callable[[Mapping[str, Any], Task], None]
+PlaceOf = Callable[[str, Path], Place]
+"""From an engine's name and a scratch folder to where its server runs."""
+HostStage = Callable[[Mapping[str, Any], Task, PlaceOf], None]
 
 
-def modelfile(recipe: Mapping[str, Any], task: Task) -> None:
+def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Render the Modelfile of one GGUF, its parameters from the checkpoint and the recipe, its context from the dataset."""
     wanted, generation = recipe["modelfile"], _json(task.inputs["model"] / "model" / "generation_config.json")
     longest = _json(task.inputs["dataset"] / "stats.json")["longest_row"]
@@ -37,21 +40,21 @@ def modelfile(recipe: Mapping[str, Any], task: Task) -> None:
     (task.output / "Modelfile").write_text(render.render_modelfile(values), encoding="utf-8")
 
 
-def serve(recipe: Mapping[str, Any], task: Task) -> None:
+def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
     assert served.model is not None
     expected = expectations_of(dict(recipe), task.inputs["dataset"], served.model)
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
-        with serving(recipe["engine"], served, tools(recipe["engine"], task.scratch), task.log) as endpoint:
+        with serving(recipe["engine"], served, place(recipe["engine"], task.scratch), task.log) as endpoint:
             observe(endpoint, expected, task.output, lambda done, total, unit: bar.report(done, total, unit))
     seen = _json(task.output / "endpoint.json")
     right = f", {seen['right']} right" if seen["right"] is not None else ""
     console.note(f"{seen['asked']} questions: {seen['thinking']} thought before they answered{right}")
 
 
-def verify(recipe: Mapping[str, Any], task: Task) -> None:
+def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Join what every endpoint showed into the verdict."""
     observations = [Observation.read(path) for name, path in task.inputs.items() if name.startswith("serve-")]
     facts = {"dataset": _json(task.inputs["dataset"] / "stats.json")}

@@ -12,6 +12,7 @@ from typing import Protocol
 from toolkit import __version__, console
 from toolkit.artifact import seal
 from toolkit.contracts import check
+from toolkit.places import Place
 from toolkit.plan import Step
 from toolkit.store import Store
 
@@ -27,12 +28,15 @@ class Task:
 
 
 class Runner(Protocol):
-    """Runs one step somewhere: as a local process, in a container, as a Job."""
+    """Runs one step somewhere: as a local process, in a container, as a Job; and says where servers run."""
 
     name: str
 
-    def run(self, step: Step, task: Task) -> None:
-        """Run a step to its end; a ThinkshipError where it failed."""
+    def place(self, name: str, scratch: Path) -> Place:
+        """Return where an engine's server runs."""
+
+    def run(self, step: Step, task: Task) -> Mapping[str, str]:
+        """Run a step to its end and return what its record keeps of where it ran; a ThinkshipError where it failed."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,16 @@ def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Pa
     store.require_space(step, made.values())
     task = Task({**step.paths, **made}, store.fresh(step), store.scratch(step), store.log(step))
     began = time.monotonic()
-    runner.run(step, task)
+    where = runner.run(step, task)
     check(step.stage.name, task.output, step.recipe)
     seconds = round(time.monotonic() - began, 2)
-    _seal(step, task.output, runner.name, seconds)
+    _seal(step, task.output, {"runner": runner.name, **where}, seconds)
     shutil.rmtree(task.scratch, ignore_errors=True)
     console.note(f"{seconds:.1f} s")
     return seconds
 
 
-def _seal(step: Step, directory: Path, runner: str, seconds: float) -> None:
+def _seal(step: Step, directory: Path, where: Mapping[str, str], seconds: float) -> None:
     seal(
         directory,
         step=step.name,
@@ -82,7 +86,7 @@ def _seal(step: Step, directory: Path, runner: str, seconds: float) -> None:
         inputs=dict(step.inputs),
         recipe=dict(step.recipe),
         programs=step.stage.digest,
-        runner=runner,
+        **where,
         thinkship=__version__,
         seconds=seconds,
     )

@@ -58,6 +58,16 @@ class Process:
         return self._popen.pid
 
     @property
+    def name(self) -> str:
+        """The program's name."""
+        return Path(self.command.argv[0]).name
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """What finds this very process again."""
+        return {"pid": self.pid, "started": started(self.pid) or 0}
+
+    @property
     def code(self) -> int | None:
         """Exit code, or None while it runs."""
         return self._popen.poll()
@@ -92,6 +102,15 @@ def tail(path: Path, lines: int = 15) -> str:
 def ending(code: int) -> str:
     """Return an exit code in words; 137 is SIGKILL, which the kernel sends when memory runs out."""
     return f"exit code {code}" + (" (killed, most likely out of memory)" if code == 137 else "")
+
+
+def started(pid: int) -> int | None:
+    """Return the start time of a process that is no zombie (proc(5), field 22 of stat; the name in field 2 may hold spaces)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
 
 
 def which(tool: str, remedy: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from toolkit import console, pipeline, recipe_file
 from toolkit.errors import BrokenError
+from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
 from toolkit.resolve import resolve
 from toolkit.store import Store
@@ -48,13 +50,23 @@ def table(planned: tuple[Step, ...], root: Path) -> Table:
     return rows
 
 
-def run(planned: tuple[Step, ...], root: Path) -> None:
-    """Make every step; BrokenError where the last one is a report whose verdict is fail."""
+def runner(name: str, engines: Iterable[str] = ()) -> Runner:
+    """Return a runner by name, having checked that the engines can be had there; NotReadyError says what is missing."""
+    if name == "docker":
+        from toolkit.runners.containers import DockerRunner
+
+        return DockerRunner()
     from toolkit.runners.local import LocalRunner
     from toolkit.runners.tools import require
 
-    require(str(step.recipe["engine"]) for step in planned if "engine" in step.recipe)
-    outcome = pipeline.run(planned, Store(root), LocalRunner())
+    require(engines)
+    return LocalRunner()
+
+
+def run(planned: tuple[Step, ...], root: Path, where: str = "local") -> None:
+    """Make every step; BrokenError where the last one is a report whose verdict is fail."""
+    chosen = runner(where, [str(step.recipe["engine"]) for step in planned if "engine" in step.recipe])
+    outcome = pipeline.run(planned, Store(root), chosen)
     if planned[-1].stage.name == "verify":
         conclude(outcome.directories[planned[-1].name])
     elif not outcome.seconds:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, pipeline, recipe_file, release, report, serving
+from toolkit import console, pipeline, recipe_file, release, report, servers, serving
 from toolkit.chat_template import ChatTemplate
 from toolkit.doctor import PORTS
 from toolkit.engines import Endpoint
@@ -16,29 +16,26 @@ from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
 from toolkit.resolve import resolve
-from toolkit.runners.tools import require
-from toolkit.serving import Server
+from toolkit.servers import Server
 from toolkit.store import Store
-from toolkit.targets import target, tools
+from toolkit.targets import target
 from toolkit.verify import Expectations
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
 
-def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None, store: Path) -> None:
+def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None, store: Path, runner: str = "local") -> None:
     """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
-    from toolkit.runners.local import LocalRunner
-
     recipe = recipe_file.load(path)
     step = _chosen(recipe, name, variant)
-    require((name,))
+    runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or PORTS[name])
     needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
-    made = pipeline.run(needed, Store(store), LocalRunner()).directories
+    made = pipeline.run(needed, Store(store), runs).directories
     console.step(step.name, f"port {chosen}", "run")
     inputs = {key: made[other] for key, other in step.inputs.items()}
-    place = _servers(store)
-    server = serving.start_background(name, target(step.recipe, inputs), tools(name, place / name), place, chosen)
+    folder = _servers(store)
+    server = servers.start(name, target(step.recipe, inputs), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
 
 
@@ -79,7 +76,7 @@ make stop      end it""")
 
 def stop(store: Path) -> None:
     """Stop every server that `serve` started for this store."""
-    stopped = serving.stop(_servers(store))
+    stopped = servers.stop(_servers(store))
     for server in stopped:
         console.say(f"stopped {server.engine} ({server.url})")
     if not stopped:
@@ -103,7 +100,7 @@ def health(url: str | None, model: str | None, as_json: bool, store: Path) -> No
 def _endpoint(url: str | None, model: str | None, name: str | None, store: Path) -> Endpoint:
     """Return the endpoint asked for, or the one server of ours that runs."""
     if url is None:
-        running = serving.running(_servers(store))
+        running = servers.running(_servers(store))
         if not running:
             raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
         return running[0].endpoint

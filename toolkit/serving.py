@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from toolkit import process
-from toolkit.engines import NAMES, Endpoint, Target, Tools, engine
+from toolkit.engines import Endpoint, Target, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
-from toolkit.process import Process
+from toolkit.places import Place, Running
 
 HOST = "127.0.0.1"
 HELLO = ({"role": "user", "content": "Say hello."},)
@@ -34,15 +31,23 @@ class Health:
 
 
 @contextmanager
-def serving(name: str, target: Target, tools: Tools, log: Path, port: int | None = None) -> Iterator[Endpoint]:
+def serving(name: str, target: Target, place: Place, log: Path, port: int | None = None) -> Iterator[Endpoint]:
     """Serve a target while the block runs and yield its endpoint, which has answered one token.
 
     NotReadyError where the asked-for port is taken; FailedError with the log's last lines where the server dies or takes too long.
     """
     chosen = pick_port(port)
-    engine(name).lay_out(target, tools)
-    with process.start(engine(name).launch(target, chosen, tools), log=log) as server:
-        yield _ready(name, target, tools, server, chosen)
+    server = launched(name, target, place, chosen, log)
+    try:
+        yield ready(name, target, place, server, chosen)
+    finally:
+        server.stop()
+
+
+def launched(name: str, target: Target, place: Place, port: int, log: Path, detached: bool = False) -> Running:
+    """Lay out what the server reads and start it."""
+    engine(name).lay_out(target, place.tools)
+    return place.start(engine(name).launch(target, port, place.tools), target, port, log, detached)
 
 
 def pick_port(wanted: int | None = None) -> int:
@@ -58,12 +63,14 @@ def pick_port(wanted: int | None = None) -> int:
         return int(probe.getsockname()[1])
 
 
-def _ready(name: str, target: Target, tools: Tools, server: Process, port: int) -> Endpoint:
-    """Wait for the start, bring the model in, and wait for one answered token, all within the engine's time."""
+def ready(name: str, target: Target, place: Place, server: Running, port: int) -> Endpoint:
+    """Wait for the start, bring the model in, and wait for one answered token, all within the engine's time; return the endpoint."""
     endpoint = Endpoint(name, f"http://{HOST}:{port}/v1", target.served_name)
     deadline = time.monotonic() + engine(name).startup_seconds
     _wait(server, deadline, lambda: engine(name).alive(endpoint.root))
-    engine(name).prepare(endpoint, target, tools)
+    beside = engine(name).prepare(target, port, place.tools)
+    if beside:
+        place.call(server, beside)
     problems: list[ThinkshipError] = []
     try:
         _wait(server, deadline, lambda: _one_token(endpoint, problems))
@@ -73,13 +80,13 @@ def _ready(name: str, target: Target, tools: Tools, server: Process, port: int) 
     return endpoint
 
 
-def _wait(server: Process, deadline: float, ready: Callable[[], bool]) -> None:
-    while not ready():
-        name = server.command.argv[0].rpartition("/")[2]
+def _wait(server: Running, deadline: float, done: Callable[[], bool]) -> None:
+    while not done():
         if not server.alive():
-            raise FailedError(f"the server ({name}) ended with exit code {server.code} before it was ready\n{server.tail()}", f"see {server.log}")
+            end = process.ending(server.code or 0)
+            raise FailedError(f"the server ({server.name}) ended with {end} before it was ready\n{server.tail()}", f"see {server.log}")
         if time.monotonic() > deadline:
-            raise FailedError(f"the server ({name}) was not ready in time\n{server.tail()}", f"see {server.log}")
+            raise FailedError(f"the server ({server.name}) was not ready in time\n{server.tail()}", f"see {server.log}")
         time.sleep(0.1)
 
 
@@ -118,80 +125,3 @@ def detect(url: str, api_key: str | None = None) -> str:
     owners = {str(model.get("owned_by")) for model in listed.get("data") or () if isinstance(model, dict)} if isinstance(listed, dict) else set()
     known = {"vllm": "vllm", "llamacpp": "llamacpp", "library": "ollama"}
     return next((known[owner] for owner in sorted(owners) if owner in known), "openai")
-
-
-class Server(BaseModel):
-    """A server in the background: what `stop` needs to end it and nothing else."""
-
-    model_config = ConfigDict(frozen=True)
-    engine: str
-    url: str
-    model: str
-    pid: int
-    started: int
-    """The kernel's start time of the process, in clock ticks since boot: a recycled process id has another one."""
-    log: Path
-
-    def alive(self) -> bool:
-        """Say whether this very process still runs."""
-        return _started(self.pid) == self.started
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Its address."""
-        return Endpoint(self.engine, self.url, self.model)
-
-
-def start_background(name: str, target: Target, tools: Tools, folder: Path, port: int | None = None) -> Server:
-    """Start a server that outlives us, wait until it answers, and keep its state in `folder`/<engine>.json; errors as `serving`."""
-    old = read_state(folder / f"{name}.json")
-    if old:
-        raise NotReadyError(f"{name} is being served already, at {old.url}", "`thinkship stop` ends it")
-    chosen = pick_port(port)
-    engine(name).lay_out(target, tools)
-    log = folder / f"{name}.log"
-    log.unlink(missing_ok=True)
-    running = process.start(engine(name).launch(target, chosen, tools), log=log, detached=True)
-    try:
-        endpoint = _ready(name, target, tools, running, chosen)
-        server = Server(engine=name, url=endpoint.url, model=endpoint.model, pid=running.pid, started=_started(running.pid) or 0, log=log)
-        draft = folder / f".{name}.json"
-        draft.write_text(server.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, folder / f"{name}.json")
-    except BaseException:
-        running.stop()
-        raise
-    return server
-
-
-def running(folder: Path) -> tuple[Server, ...]:
-    """Return the servers of ours that still run."""
-    return tuple(server for name in NAMES if (server := read_state(folder / f"{name}.json")))
-
-
-def stop(folder: Path, grace: float = 15.0) -> tuple[Server, ...]:
-    """Stop every server of ours and return them; a process that only inherited a number is left alone."""
-    stopped = running(folder)
-    for server in stopped:
-        process.stop_group(server.pid, grace, server.alive)
-    for name in NAMES:
-        (folder / f"{name}.json").unlink(missing_ok=True)
-    return stopped
-
-
-def read_state(path: Path) -> Server | None:
-    """Return the server of a state file, None where there is none, it is unreadable, or its process is gone."""
-    try:
-        server = Server.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return server if server.alive() else None
-
-
-def _started(pid: int) -> int | None:
-    """Return the start time of a process that is no zombie (proc(5), field 22 of stat; the name in field 2 may hold spaces)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])

@@ -34,4 +34,5 @@ def tools(name: str, scratch: Path) -> Tools:
     """Return an engine's tools, installing or building what is missing; errors as `Environment.install` and `ollama`."""
     environment = engine(name).environment
     python = {environment: Environment(environment).install()} if environment else {}
-    return Tools(python, IMAGES, scratch.resolve(), ollama() if name == "ollama" else None)
+    programs = IMAGES / (environment or name)
+    return Tools(python, programs, scratch.resolve(), ollama() if name == "ollama" else None, gpu=Path("/proc/driver/nvidia/version").exists())

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from skips import skip_or_fail
 
-from toolkit import serving
+from toolkit import servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, Target, Tools, engine
+from toolkit.engines import Endpoint, Target, engine
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError, NotReadyError
+from toolkit.places import Machine, Place
 from toolkit.targets import tools
 from toolkit.verify import Expectations, Question, prompt
 from toolkit.verify.observe import examine
@@ -49,15 +50,15 @@ def base(made) -> Target:
 
 
 @pytest.fixture(scope="session")
-def llamacpp(tmp_path_factory) -> Tools:
-    return tools("llamacpp", tmp_path_factory.mktemp("llamacpp"))
+def llamacpp(tmp_path_factory) -> Place:
+    return Machine(tools("llamacpp", tmp_path_factory.mktemp("llamacpp")))
 
 
 @pytest.fixture
-def ollama(tmp_path, engines) -> Tools:
+def ollama(tmp_path, engines) -> Place:
     if "ollama" not in engines:
         skip_or_fail("Ollama cannot be had on this machine")
-    return tools("ollama", tmp_path / "ollama")
+    return Machine(tools("ollama", tmp_path / "ollama"))
 
 
 def statuses(endpoint: Endpoint, template: ChatTemplate) -> dict[str, str]:
@@ -117,14 +118,14 @@ def test_a_file_that_is_no_gguf_is_reported_with_the_servers_words(tuned, llamac
 
 
 def test_a_server_in_the_background_lives_until_it_is_stopped(tuned, llamacpp, tmp_path):
-    started = serving.start_background("llamacpp", tuned, llamacpp, tmp_path / "servers")
+    started = servers.start("llamacpp", tuned, llamacpp, tmp_path / "servers")
     try:
         assert serving.health(started.url, started.model, started.engine).thinks
         assert serving.detect(started.url) == "llamacpp"
         with pytest.raises(NotReadyError, match="is being served already"):
-            serving.start_background("llamacpp", tuned, llamacpp, tmp_path / "servers")
+            servers.start("llamacpp", tuned, llamacpp, tmp_path / "servers")
     finally:
-        stopped = serving.stop(tmp_path / "servers")
+        stopped = servers.stop(tmp_path / "servers")
     assert [server.pid for server in stopped] == [started.pid] and not started.alive()
     assert not engine("llamacpp").alive(started.endpoint.root)
 

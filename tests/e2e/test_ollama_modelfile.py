@@ -16,8 +16,9 @@ from skips import skip_or_fail
 
 from toolkit import serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, Target, Tools, engine
+from toolkit.engines import Endpoint, Target, engine
 from toolkit.engines.wire import ask
+from toolkit.places import Machine, Place
 from toolkit.render import ModelfileValues, render_modelfile
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama_version
@@ -79,10 +80,10 @@ def gguf(demo, store) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ollama(engines, tmp_path_factory) -> Tools:
+def ollama(engines, tmp_path_factory) -> Place:
     if "ollama" not in engines:
         skip_or_fail("Ollama cannot be had on this machine")
-    return tools("ollama", tmp_path_factory.mktemp("ollama"))
+    return Machine(tools("ollama", tmp_path_factory.mktemp("ollama")))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -129,7 +130,7 @@ def llamacpp(own, tmp_path_factory) -> Iterator[Served]:
     """The family's GGUF on llama.cpp's server, which knows its Jinja template only."""
     family, path = own
     target, scratch = Target("family", 1024, 1, family, "q8_0", gguf=path), tmp_path_factory.mktemp("llamacpp")
-    with serving.serving("llamacpp", target, tools("llamacpp", scratch), scratch / "log") as endpoint:
+    with serving.serving("llamacpp", target, Machine(tools("llamacpp", scratch)), scratch / "log") as endpoint:
         yield Served(family, endpoint, bos="<|im_start|>")
 
 

@@ -11,6 +11,7 @@ import pytest
 from toolkit import pipeline
 from toolkit.errors import BrokenError, FailedError, NotReadyError
 from toolkit.pipeline import Task
+from toolkit.places import Place
 from toolkit.plan import Step
 from toolkit.stages import Stage
 from toolkit.store import Store
@@ -24,12 +25,16 @@ class Writer:
     def __init__(self, text: str = "FROM x\n", fail: bool = False) -> None:
         self.text, self.fail, self.ran = text, fail, list[str]()
 
-    def run(self, step: Step, task: Task) -> None:
+    def place(self, name: str, scratch: Path) -> Place:
+        raise AssertionError("no server is started here")
+
+    def run(self, step: Step, task: Task) -> dict[str, str]:
         self.ran.append(step.name)
         (task.output / "Modelfile").write_text(self.text, encoding="utf-8")
         (task.scratch / "half-done").mkdir(exist_ok=True)
         if self.fail:
             raise FailedError("the program ended with exit code 1")
+        return {"image": "writer@sha256:1"}
 
 
 def step(name: str, identity: str, inputs: Mapping[str, str] = {}, disk: float = 1.0) -> Step:
@@ -53,6 +58,7 @@ def test_steps_run_once_and_are_sealed_with_their_inputs(store):
     assert writer.ran == ["a", "b"] and set(outcome.seconds) == {"a", "b"}
     record = json.loads((outcome.directories["b"] / "record.json").read_text(encoding="utf-8"))
     assert record["inputs"] == {"gguf": "a"} and record["files"][0]["path"] == "Modelfile" and record["runner"] == "writer"
+    assert record["image"] == "writer@sha256:1"
     again = pipeline.run(PLAN, store, writer)
     assert writer.ran == ["a", "b"] and not again.seconds
 

@@ -92,12 +92,16 @@ class Tools:
 
     python: Mapping[str, Path]
     """Environment name (folder under images/) -> its interpreter."""
-    images: Path
-    """The images/ folder."""
+    programs: Path
+    """The folder of the engine's own programs: images/<environment>."""
     scratch: Path
     """A folder for what the server needs while it runs."""
     ollama: Path | None = None
     """Ollama's program."""
+    bind: str = "127.0.0.1"
+    """Address the server listens at: in a container all of its own, of which the engine opens one port of the host."""
+    gpu: bool = False
+    """Whether the server has an NVIDIA GPU."""
 
 
 class Engine(Protocol):
@@ -113,13 +117,13 @@ class Engine(Protocol):
         """Put into the scratch folder what the server reads at its start."""
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
-        """Return the command that serves the target on 127.0.0.1."""
+        """Return the command that serves the target at `tools.bind`."""
 
     def alive(self, root: str) -> bool:
         """Say whether the server answers at all, model or not; bounded by two seconds."""
 
-    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
-        """Bring the model into the running server, where that is a step of its own."""
+    def prepare(self, target: Target, port: int, tools: Tools) -> Command | None:
+        """Return the command, run beside the server, that brings the model into it, None where it has it from the start."""
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
         """Return the prompt that the server makes of a conversation."""

@@ -24,8 +24,9 @@ class LlamaCpp(OpenAI):
         if target.gguf is None:
             raise UsageError("llama.cpp serves a GGUF file and none was given", "run the gguf stage first")
         size = ("--context", str(target.context), "--parallel", str(target.parallel))
-        program = (str(tools.python["llamacpp"]), str(tools.images / "llamacpp" / "serve.py"))
-        return Command((*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, "--port", str(port), *size))
+        address = ("--host", tools.bind, "--port", str(port))
+        program = (str(tools.python["llamacpp"]), str(tools.programs / "serve.py"))
+        return Command((*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size))
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers 503 while the model loads."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit import process
 from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask
@@ -46,17 +45,16 @@ class Ollama(OpenAI):
             "OLLAMA_NO_CLOUD": "1",
             "OLLAMA_NOHISTORY": "1",
         }
-        return Command((str(_program(tools)), "serve"), {**_client(port, tools), **settings})
+        return Command((str(_program(tools)), "serve"), {**_client(port, tools), **settings, "OLLAMA_HOST": f"{tools.bind}:{port}"})
 
     def alive(self, root: str) -> bool:
         """Ask for its version."""
         return answers(f"{root}/api/version")
 
-    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
-        """Run `ollama create` on the Modelfile; FailedError with Ollama's own words where it refuses."""
-        port = int(endpoint.root.rpartition(":")[2])
+    def prepare(self, target: Target, port: int, tools: Tools) -> Command | None:
+        """Return `ollama create` for the Modelfile."""
         argv = (str(_program(tools)), "create", target.served_name, "-f", str(_modelfile(tools)))
-        process.run(Command(argv, _client(port, tools)), log=tools.scratch / "create.log", timeout=1800)
+        return Command(argv, _client(port, tools))
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
         """Return the prompt of a render-only request."""

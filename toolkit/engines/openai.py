@@ -31,7 +31,7 @@ class OpenAI:
         """Ask for the list of models, which every server of this kind has."""
         return answers(f"{root}/v1/models")
 
-    def prepare(self, endpoint: Endpoint, target: Target, tools: Tools) -> None:
+    def prepare(self, target: Target, port: int, tools: Tools) -> Command | None:
         """Do nothing: the server has its model from the start."""
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:

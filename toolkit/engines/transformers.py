@@ -48,8 +48,9 @@ class Transformers(OpenAI):
         if target.variant not in DTYPES:
             raise UsageError(f"transformers cannot serve {target.variant}", f"one of {', '.join(DTYPES)}")
         python = tools.python["train"]
-        address = ("--host", "127.0.0.1", "--port", str(port))
-        argv = (str(python), str(python.with_name("transformers")), "serve", target.served_name, *address, "--dtype", _dtype(target.variant))
+        address = ("--host", tools.bind, "--port", str(port))
+        program = (str(python), str(python.with_name("transformers")), "serve", target.served_name)
+        argv = (*program, *address, "--dtype", _dtype(target.variant, tools.gpu))
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONNOUSERSITE": "1"}
         return Command(argv, offline, cwd=tools.scratch)
 
@@ -62,9 +63,9 @@ class Transformers(OpenAI):
         return "chat_template.jinja of the checkpoint"
 
 
-def _dtype(variant: str) -> str:
+def _dtype(variant: str, gpu: bool) -> str:
     """Return the type to compute in: the weights' own on a GPU, float32 on a CPU, where most are many times slower in 16 bits and no more exact."""
-    return DTYPES[variant] if Path("/dev/nvidia0").exists() else "float32"
+    return DTYPES[variant] if gpu else "float32"
 
 
 def response_template(think: Think, ends: tuple[str, ...]) -> dict[str, Any]:

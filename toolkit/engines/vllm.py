@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
@@ -33,17 +32,16 @@ class Vllm(OpenAI):
         """Return the command with the recipe's flags; UsageError without a checkpoint or for an unknown variant."""
         if target.model is None or target.variant not in QUANTIZATION:
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
-        gpu = on_gpu()
         argv = (
             *(str(tools.python["vllm"]), "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.model.resolve())),
-            *("--served-model-name", target.served_name, "--host", "127.0.0.1", "--port", str(port)),
+            *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel), "--disable-log-stats"),
             *QUANTIZATION[target.variant],
             *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
-            *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if gpu else ("--enforce-eager",)),
+            *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if tools.gpu else ("--enforce-eager",)),
             *target.vllm.extra_args,
         )
-        return Command(argv, _settings(tools, gpu))
+        return Command(argv, _settings(tools))
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers once the model is loaded."""
@@ -66,14 +64,9 @@ class Vllm(OpenAI):
         return tuple(reply["tokens"])
 
 
-def on_gpu() -> bool:
-    """Say whether this machine has an NVIDIA driver."""
-    return Path("/proc/driver/nvidia/version").exists()
-
-
-def _settings(tools: Tools, gpu: bool) -> dict[str, str]:
+def _settings(tools: Tools) -> dict[str, str]:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    cpu = {} if gpu else {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    cpu = {} if tools.gpu else {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {**quiet, **cpu, "VLLM_CACHE_ROOT": str(tools.scratch / "cache")}
 
 

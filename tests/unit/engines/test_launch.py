@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.engines import Target, Tools, engine, vllm
+from toolkit.engines import Target, Tools, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.recipe import Vllm
 
@@ -14,7 +14,7 @@ from toolkit.recipe import Vllm
 @pytest.fixture
 def tools(tmp_path: Path) -> Tools:
     python = {name: Path(f"/env/{name}/bin/python") for name in ("llamacpp", "vllm", "train")}
-    return Tools(python, Path("/repo/images"), tmp_path / "scratch", Path("/tools/ollama"))
+    return Tools(python, Path("/opt/thinkship"), tmp_path / "scratch", Path("/tools/ollama"))
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def target(tmp_path: Path) -> Target:
 def test_llamacpp_gets_the_whole_context_for_each_request(target, tools):
     command = engine("llamacpp").launch(target, 8080, tools)
     assert command.argv == (
-        *("/env/llamacpp/bin/python", "/repo/images/llamacpp/serve.py", "--model", str(target.gguf)),
-        *("--alias", "demo", "--port", "8080", "--context", "1024", "--parallel", "4"),
+        *("/env/llamacpp/bin/python", "/opt/thinkship/serve.py", "--model", str(target.gguf)),
+        *("--alias", "demo", "--host", "127.0.0.1", "--port", "8080", "--context", "1024", "--parallel", "4"),
     )
 
 
@@ -61,14 +61,26 @@ def test_ollama_missing_is_said_with_its_remedy(target, tools):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_vllm_takes_the_tutorials_flags(target, tools, monkeypatch, gpu):
-    monkeypatch.setattr(vllm, "on_gpu", lambda: gpu)
-    command = engine("vllm").launch(replace(target, variant="bnb-nf4", vllm=Vllm(extra_args=("--seed", "1"))), 8000, tools)
+def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
+    target = replace(target, variant="bnb-nf4", vllm=Vllm(extra_args=("--seed", "1")))
+    command = engine("vllm").launch(target, 8000, replace(tools, gpu=gpu))
     line = " ".join(command.argv)
     assert "--quantization bitsandbytes --load-format bitsandbytes" in line and "--reasoning-parser qwen3" in line
     assert ("--enforce-eager" in line) is not gpu and ("--gpu-memory-utilization 0.9" in line) is gpu
     assert line.endswith("--seed 1") and "--host 127.0.0.1 --port 8000" in line
     assert command.env["HF_HUB_OFFLINE"] == "1" and ("VLLM_CPU_KVCACHE_SPACE" in command.env) is not gpu
+
+
+@pytest.mark.parametrize(("name", "variant"), [("llamacpp", "q8_0"), ("vllm", "bf16"), ("transformers", "bf16")])
+def test_in_a_container_a_server_listens_at_all_of_its_own_addresses(target, tools, name, variant):
+    command = engine(name).launch(replace(target, variant=variant), 8000, replace(tools, bind="0.0.0.0"))
+    assert command.argv[command.argv.index("--host") + 1] == "0.0.0.0"
+
+
+def test_ollamas_client_asks_loopback_wherever_the_server_listens(target, tools):
+    tools = replace(tools, bind="0.0.0.0")
+    assert engine("ollama").launch(target, 1, tools).env["OLLAMA_HOST"] == "0.0.0.0:1"
+    assert engine("ollama").prepare(target, 1, tools).env["OLLAMA_HOST"] == "127.0.0.1:1"
 
 
 def test_vllm_serves_plain_16_bit_too(target, tools):

@@ -1,0 +1,170 @@
+"""Runs a step as a hardened container of its environment's image, with the same programs, arguments and records as the local runner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit import process
+from toolkit.engines import Target, Tools, engine
+from toolkit.errors import FailedError
+from toolkit.host import HOST_STAGES
+from toolkit.images import Image, ensure, image
+from toolkit.pipeline import Task
+from toolkit.places import Place
+from toolkit.plan import Step
+from toolkit.process import Command
+from toolkit.runners import docker
+from toolkit.runners.docker import Box, Container
+from toolkit.runners.events import OFFLINE, QUIET, Events, write_arguments
+
+PYTHON, PROGRAMS = Path("/opt/venv/bin/python"), Path("/opt/thinkship")
+"""Where every image of images/ has its interpreter and its folder's programs."""
+
+
+class DockerRunner:
+    """The runner behind `--runner docker`."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        docker.client()  # before anything is made
+        self.labels = {docker.RUN: f"{os.getpid()}:{process.started(os.getpid())}"}
+        self._guarded = False
+
+    def run(self, step: Step, task: Task) -> dict[str, str]:
+        """Run a step in its image, or on this host where its stage has none, and return what its record keeps of the image."""
+        if step.stage.environment is None:
+            HOST_STAGES[step.stage.name](step.recipe, task, self.place)
+            return {}
+        chosen = ensure(image(step.stage.environment))
+        self._guard()
+        inputs = tuple(path.resolve() for path in task.inputs.values())
+        arguments = write_arguments(step, task)
+        box = Box(
+            chosen.tag,
+            (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
+            reads=inputs,
+            writes=(task.output.resolve(), task.scratch.resolve()),
+            env=QUIET | process.WAITING | ({} if step.stage.network else OFFLINE),
+            network=step.stage.network,
+            gpu=chosen.gpu,
+            labels=self.labels,
+        )
+        with Events() as events, lent(box.writes):
+            container = docker.start(box)
+            try:
+                code = container.follow(events.read, task.log)
+                memory = container.out_of_memory()
+            finally:
+                container.remove()
+        events.judge(step, 137 if memory else code, task)
+        return {"image": chosen.digest()}
+
+    def place(self, name: str, scratch: Path) -> Place:
+        """Return where an engine's server runs."""
+        self._guard()
+        return Containers(name, scratch, self.labels)
+
+    def _guard(self) -> None:
+        """Start the process that removes this run's containers when we are killed."""
+        if not self._guarded:
+            command = Command((sys.executable, "-m", "toolkit.runners.reaper", self.labels[docker.RUN]))
+            process.start(command, log=Path(os.devnull), detached=True)
+            self._guarded = True
+
+
+class Containers:
+    """Where an engine's server runs as a container."""
+
+    def __init__(self, name: str, scratch: Path, labels: dict[str, str]) -> None:
+        environment = engine(name).environment or name
+        self.image: Image = ensure(image(environment))
+        self.labels = labels
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.tools = Tools({environment: PYTHON}, PROGRAMS, scratch.resolve(), Path("ollama"), bind="0.0.0.0", gpu=self.image.gpu)
+
+    def start(self, command: Command, target: Target, port: int, log: Path, detached: bool = False) -> Served:
+        """Start a container; a detached one is restarted by the engine when it dies, and outlives us."""
+        given = (target.model, target.gguf and target.gguf.parent, target.modelfile and target.modelfile.parent)
+        box = Box(
+            self.image.tag,
+            command.argv,
+            reads=tuple(path.resolve() for path in given if path),
+            writes=(self.tools.scratch,),
+            env=process.WAITING | dict(command.env),
+            port=port,
+            address=os.environ.get("BIND", "127.0.0.1"),
+            gpu=self.image.gpu,
+            cwd=command.cwd,
+            labels={} if detached else self.labels,
+            restart=detached,
+        )
+        _give(box.writes, docker.owner())
+        return Served(docker.start(box), log)
+
+    def call(self, server: Any, command: Command) -> None:
+        """Run a program inside the server's container."""
+        code, words = server.container.call(command.argv, command.env)
+        if code:
+            name, end = Path(command.argv[0]).name, process.ending(code)
+            raise FailedError(f"{name} ended with {end}\n{words.strip()[-2000:]}", f"the command was: {command}")
+
+
+class Served:
+    """A server's container, as places.Running has it."""
+
+    def __init__(self, container: Container, log: Path) -> None:
+        self.container, self.log = container, log
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return self.container.box.image
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What finds this very container again."""
+        return {"container": self.container.id}
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, None while it runs; 137 where the kernel killed it for memory."""
+        return 137 if self.container.out_of_memory() else self.container.code
+
+    def alive(self) -> bool:
+        """Say whether it still runs."""
+        return self.container.alive()
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the last lines of its output."""
+        return self.container.tail(lines)
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Keep its output in the log, then end and remove it."""
+        with self.log.open("a", encoding="utf-8") as sink:
+            sink.write(self.tail(2000) + "\n")
+        self.container.stop(grace)
+        _give(self.container.box.writes, (os.getuid(), os.getgid()))
+
+
+@contextmanager
+def lent(folders: Iterable[Path]) -> Iterator[None]:
+    """Let the container's user write into folders of root's while the block runs; any other caller's containers run as the caller."""
+    places = tuple(folders)
+    _give(places, docker.owner())
+    try:
+        yield
+    finally:
+        _give(places, (os.getuid(), os.getgid()))
+
+
+def _give(folders: Iterable[Path], owner: tuple[int, int]) -> None:
+    if os.getuid() == 0:
+        for folder in folders:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, *owner, follow_symlinks=False)

@@ -1,0 +1,247 @@
+"""The only door to the Docker Engine: hardened containers that see what they are given, write where they may, and end with the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from toolkit.errors import FailedError, NotReadyError, ThinkshipError
+
+NOBODY = 10001
+"""User and group of a container whose caller is root; the images' own."""
+MEMORY_SHARE = 0.9
+"""Share of the machine's memory that a container may take, so that the kernel ends it and not the machine's own programs."""
+RUN, STORE = "thinkship.run", "thinkship.store"
+"""Labels: the run that a container must not outlive, the store whose server it is."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A container to be. Folders are mounted at their own paths, so that a path means the same inside and outside."""
+
+    image: str
+    argv: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
+    writes: tuple[Path, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    network: bool = False
+    port: int | None = None
+    """Port, the same inside and on the host."""
+    address: str = "127.0.0.1"
+    """Address of the host at which the port is open."""
+    gpu: bool = False
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    restart: bool = False
+    cwd: Path | None = None
+
+
+class Container:
+    """A running container."""
+
+    def __init__(self, box: Box, made: Any) -> None:
+        self.box, self._made = box, made
+
+    @property
+    def id(self) -> str:
+        """Return the engine's id."""
+        return str(self._made.id)
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, None while it runs."""
+        state = self._state()
+        return None if state.get("Running") or state.get("Status") == "created" else int(state.get("ExitCode", 1))
+
+    def alive(self) -> bool:
+        """Say whether it still runs."""
+        return bool(self._state().get("Running"))
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the last lines of its output."""
+        with translated(self.box):
+            return bytes(self._made.logs(tail=lines)).decode("utf-8", "replace").strip()
+
+    def follow(self, on_line: Callable[[str], None], log: Path) -> int:
+        """Read its output to the end, standard output line by line, standard error into `log`; return the exit code."""
+        rest = b""
+        with translated(self.box), log.open("ab") as sink:
+            for output, errors in self._made.client.api.attach(self.id, stdout=True, stderr=True, stream=True, logs=True, demux=True):
+                sink.write(errors or b"")
+                sink.flush()
+                *lines, rest = (rest + (output or b"")).split(b"\n")
+                for line in lines:
+                    on_line(line.decode("utf-8", "replace"))
+            self._made.wait()
+        return self.code or 0
+
+    def call(self, argv: tuple[str, ...], env: Mapping[str, str]) -> tuple[int, str]:
+        """Run another program inside, and return its exit code and output."""
+        with translated(self.box):
+            done = self._made.exec_run(list(argv), environment=dict(env))
+        return int(done.exit_code), bytes(done.output).decode("utf-8", "replace")
+
+    def out_of_memory(self) -> bool:
+        """Say whether the kernel killed it for memory."""
+        return bool(self._state().get("OOMKilled"))
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ask it to end, kill it after `grace` seconds, and remove it."""
+        try:
+            self._made.stop(timeout=int(grace))
+            self.remove()
+        except NotFound:
+            return
+        except DockerException as error:
+            raise _readable(error, self.box) from error
+
+    def remove(self) -> None:
+        """Kill and remove it; nothing where it is gone already."""
+        try:
+            self._made.remove(force=True, v=True)
+        except (NotFound, APIError) as error:
+            if isinstance(error, APIError) and error.status_code not in (404, 409):  # 409: it is being removed
+                raise _readable(error, self.box) from error
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            self._made.reload()
+        except NotFound:
+            return {"ExitCode": 137}
+        except DockerException as error:
+            raise _readable(error, self.box) from error
+        return dict(self._made.attrs["State"])
+
+
+@cache
+def client() -> Any:
+    """Connect to the engine that DOCKER_HOST or the usual socket names; NotReadyError where there is none or it may not be used."""
+    try:
+        return docker.from_env()
+    except DockerException as error:
+        if "Permission denied" in str(error):
+            raise NotReadyError("the Docker Engine may not be used by this user", "join the docker group, or use --runner local") from error
+        raise NotReadyError("no Docker Engine answers", "start it (systemctl start docker), set DOCKER_HOST, or use --runner local") from error
+
+
+def start(box: Box) -> Container:
+    """Start a container; NotReadyError where the image, the port or the GPU is not to be had."""
+    with translated(box):
+        made = client().containers.create(box.image, **_settings(box))
+        container = Container(box, made)
+        try:
+            made.start()
+        except BaseException:
+            container.remove()
+            raise
+    return container
+
+
+def found(identity: str, box: Box | None = None) -> Container | None:
+    """Return a container by id or name, None where it is gone."""
+    try:
+        made = client().containers.get(identity)
+    except NotFound:
+        return None
+    return Container(box or Box(str(made.attrs["Config"]["Image"]), ()), made)
+
+
+def remove_labelled(label: str, value: str) -> None:
+    """Remove every container that bears a label."""
+    for made in client().containers.list(all=True, filters={"label": f"{label}={value}"}):
+        Container(Box("", ()), made).remove()
+
+
+def digest(image: str) -> str | None:
+    """Return an image's id (sha256:…), None where it is not here."""
+    found = inspect(image)
+    return str(found["Id"]) if found else None
+
+
+def inspect(image: str) -> dict[str, Any] | None:
+    """Return what the engine knows of an image, None where it is not here."""
+    try:
+        return dict(client().images.get(image).attrs)
+    except ImageNotFound:
+        return None
+
+
+def push(image: str, repository: str, tag: str) -> str:
+    """Push an image under another name and return its digest in that registry; FailedError with the registry's words."""
+    box = Box(f"{repository}:{tag}", ())
+    with translated(box):
+        client().images.get(image).tag(repository, tag)
+        told = list(client().images.push(repository, tag=tag, stream=True, decode=True))
+    refused = next((line["error"] for line in told if "error" in line), None)
+    if refused:
+        raise FailedError(f"{repository}:{tag} was not pushed: {refused}", "docker login, or check the registry's address")
+    return str(next(line["aux"]["Digest"] for line in told if "Digest" in line.get("aux", {})))
+
+
+def owner() -> tuple[int, int]:
+    """Return user and group of containers: the caller's, and nobody's for root."""
+    return (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
+
+
+def _settings(box: Box) -> dict[str, Any]:
+    user, group = owner()
+    memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+    mounts = [Mount(str(path), str(path), "bind", read_only=True) for path in dict.fromkeys(box.reads)]
+    mounts += [Mount(str(path), str(path), "bind") for path in dict.fromkeys(box.writes)]
+    return {
+        "entrypoint": [box.argv[0]],
+        "command": list(box.argv[1:]),
+        "name": box.name,
+        "working_dir": str(box.cwd) if box.cwd else None,
+        "labels": dict(box.labels),
+        "environment": dict(box.env),
+        "user": f"{user}:{group}",
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # exec: compiled kernels are loaded from there
+        "mounts": mounts,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": 4096,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "shm_size": "1g",  # workers of vLLM and of data loaders meet in /dev/shm; the engine gives 64 MB
+        "init": True,
+        "network_mode": "bridge" if box.network or box.port else "none",
+        "ports": {f"{box.port}/tcp": (box.address, box.port)} if box.port else {},
+        "device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])] if box.gpu else [],
+        "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+        "restart_policy": {"Name": "unless-stopped"} if box.restart else {},
+    }
+
+
+@contextmanager
+def translated(box: Box) -> Iterator[None]:
+    """Turn the engine's errors into ours."""
+    try:
+        yield
+    except DockerException as error:
+        raise _readable(error, box) from error
+
+
+def _readable(error: DockerException, box: Box) -> ThinkshipError:
+    words = str(getattr(error, "explanation", None) or error)
+    if isinstance(error, ImageNotFound) or "No such image" in words:
+        return NotReadyError(f"the image {box.image} is not here", "make images")
+    if "port is already allocated" in words or "address already in use" in words:
+        return NotReadyError(f"port {box.port} of {box.address} is taken", "stop what uses it (`make stop`) or choose another with --port")
+    if "could not select device driver" in words:
+        return NotReadyError("containers get no GPU here", "install the NVIDIA Container Toolkit, or run without a GPU (THINKSHIP_VARIANT=cpu)")
+    if "no space left" in words:
+        return NotReadyError(f"the Docker Engine's disk is full: {words}", "docker system prune, or move its data-root to a larger disk")
+    if "is already in use by container" in words:
+        return NotReadyError(f"a container called {box.name} is there already", "`make stop`, or docker rm it")
+    return FailedError(f"the Docker Engine refused {box.image or 'a container'}: {words}", "see `docker info` and the engine's log")
