@@ -1,0 +1,72 @@
+"""compose/ brought up by `docker compose` alone: ready means one token, a killed engine comes back, and the proxy asks for the key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker_engine import NAMES, TAG, Built, docker, inspect
+
+from toolkit.stages import ROOT
+
+Compose = Callable[..., "subprocess.CompletedProcess[str]"]
+SERVICES = [name for name in ("llamacpp", "ollama") if name in NAMES]
+
+
+@pytest.fixture
+def compose(engine: None, tiny_gguf: Path, tmp_path: Path) -> Iterator[Compose]:
+    """compose(*words) runs `docker compose` on a copy of the folder with the tiny model; all it started is removed at the end."""
+    folder = tmp_path / "compose"
+    shutil.copytree(ROOT / "compose", folder, ignore=shutil.ignore_patterns(".env", "api_key", "tls"))
+    subprocess.run(["sh", str(folder / "init.sh")], check=True, capture_output=True)
+    ports = {"LLAMACPP_PORT": "18081", "OLLAMA_PORT": "18082", "CONTEXT": "256", "PARALLEL": "1", "MEMORY": "4g"}
+    settings = {"MODEL_DIR": str(tiny_gguf), "MODEL_NAME": "tiny", "TAG": TAG, **ports}
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    project = f"thinkship-test-{os.getpid()}"
+
+    def run(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return docker("compose", "--project-name", project, "--project-directory", str(folder), *words, check=check)
+
+    yield run
+    run("--profile", "*", "down", "--volumes", "--timeout", "5", check=False)
+
+
+def container_of(compose: Compose, service: str) -> dict[str, Any]:
+    return inspect(compose("ps", "--quiet", service).stdout.strip())
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_comes_up_hardened_and_comes_back_when_killed(service: str, built: Built, compose: Compose):
+    built(service)
+    compose("--profile", service, "up", "--detach", "--wait", "--no-build")
+    found = container_of(compose, service)
+    host = found["HostConfig"]
+    assert (found["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == ("10001:10001", True, ["ALL"], False)
+    assert "no-new-privileges:true" in host["SecurityOpt"] and host["PidsLimit"] and host["Memory"]
+    assert {binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
+    subprocess.run(["kill", "-9", str(found["State"]["Pid"])], check=True)
+    assert healthy_again(compose, service, found["State"]["StartedAt"])
+
+
+def healthy_again(compose: Compose, service: str, before: str) -> bool:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        state = container_of(compose, service)["State"]
+        if state["StartedAt"] != before and state["Running"] and state["Health"]["Status"] == "healthy":
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.mark.skipif("llamacpp" not in NAMES, reason="not among THINKSHIP_TEST_IMAGES")
+def test_a_model_folder_that_is_missing_is_an_error(built: Built, compose: Compose, monkeypatch: pytest.MonkeyPatch):
+    built("llamacpp")
+    monkeypatch.setenv("MODEL_DIR", "/nowhere/models")
+    done = compose("--profile", "llamacpp", "up", "--detach", "--wait", "--no-build", check=False)
+    assert done.returncode != 0 and "/nowhere/models" in done.stderr
