@@ -6,6 +6,7 @@ RECIPE ?= recipes/smollm2-demo.yml
 ENGINES ?=
 STORE ?= .thinkship
 PORT ?=
+RUNNER ?= local
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -27,15 +28,15 @@ help: ## list the targets
 
 .PHONY: demo
 demo: .venv/.host ## fine-tune, merge, convert, serve and verify a real small model; ENGINES="llamacpp ollama vllm transformers" for all
-	@$(THINKSHIP) run $(RECIPE) --store $(STORE) $(ENGINE_FLAGS)
+	@$(THINKSHIP) run $(RECIPE) --runner $(RUNNER) --store $(STORE) $(ENGINE_FLAGS)
 
 .PHONY: serve-vllm serve-ollama serve-llamacpp serve-transformers
-serve-vllm: .venv/.host ## serve RECIPE with vLLM (PORT=8000)
+serve-vllm: .venv/.host ## serve RECIPE with vLLM (PORT=8000, RUNNER=docker for a container)
 serve-ollama: .venv/.host ## serve RECIPE with Ollama (PORT=11434)
 serve-llamacpp: .venv/.host ## serve RECIPE with llama.cpp's server (PORT=8080)
 serve-transformers: .venv/.host ## serve RECIPE with transformers
 serve-vllm serve-ollama serve-llamacpp serve-transformers: serve-%: .venv/.host
-	@$(THINKSHIP) serve $(RECIPE) --engine $* --store $(STORE) $(PORT_FLAG)
+	@$(THINKSHIP) serve $(RECIPE) --engine $* --runner $(RUNNER) --store $(STORE) $(PORT_FLAG)
 
 .PHONY: verify
 verify: .venv/.host ## verify RECIPE's engines (ENGINES=...)
@@ -48,6 +49,14 @@ health: .venv/.host ## ask the running server one question: does it answer, does
 .PHONY: stop
 stop: .venv/.host ## stop every server that was started here
 	@$(THINKSHIP) stop --store $(STORE)
+
+.PHONY: logs
+logs: .venv/.host ## the last lines of every server that was started here
+	@$(THINKSHIP) logs --store $(STORE)
+
+.PHONY: images
+images: .venv/.host ## build every image that is not here by content
+	@$(THINKSHIP) images build
 
 .PHONY: doctor
 doctor: .venv/.host ## look at this machine: tools, memory, disk, ports, GPU
@@ -77,4 +86,4 @@ test: unit ## units, stage programs, the whole chain with all four real engines,
 .PHONY: locks
 locks: .venv/.host ## resolve every requirements.lock again
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
-	@sh images/locks.sh $(UV)
+	@sh images/locks.sh $(abspath $(UV))

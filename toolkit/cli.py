@@ -93,6 +93,16 @@ def stop(store: Path) -> None:
 
 
 @cli.command()
+@click.option("--lines", type=click.IntRange(1), default=40, show_default=True, help="How many of each server.")
+@STORE
+def logs(lines: int, store: Path) -> None:
+    """Print the last lines of every server that `serve` started."""
+    from toolkit import service
+
+    service.logs(lines, store)
+
+
+@cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--url", help="An OpenAI-compatible endpoint, as http://host:port/v1.")
 @click.option("--model", help="The name the endpoint serves the model by.")

@@ -42,6 +42,13 @@ class Server(BaseModel):
         elif found := containers().found(self.container):
             found.stop(grace)
 
+    def tail(self, lines: int) -> str:
+        """Return the last lines of its output."""
+        if not self.container:
+            return process.tail(self.log, lines)
+        found = containers().found(self.container)
+        return found.tail(lines) if found else ""
+
     @property
     def endpoint(self) -> Endpoint:
         """Its address."""

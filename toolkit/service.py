@@ -83,6 +83,15 @@ def stop(store: Path) -> None:
         console.say("no server of this store is running")
 
 
+def logs(lines: int, store: Path) -> None:
+    """Print the last lines of every server that `serve` started for this store."""
+    running = servers.running(_servers(store))
+    for server in running:
+        console.say(f"{server.engine} ({server.url})\n{server.tail(lines)}")
+    if not running:
+        console.say("no server of this store is running")
+
+
 def health(url: str | None, model: str | None, as_json: bool, store: Path) -> None:
     """Print whether an endpoint answers and thinks; NotReadyError where it does not answer, BrokenError where it does not think."""
     endpoint = _endpoint(url, model, None, store)

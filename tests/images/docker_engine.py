@@ -11,7 +11,7 @@ from typing import Any
 
 NAMES = os.environ.get("THINKSHIP_TEST_IMAGES", "verify llamacpp ollama convert train vllm").split()
 """Those to build and test; train and vllm take minutes and 15 GB."""
-SECRETS = shlex.split(os.environ.get("THINKSHIP_BUILD_SECRETS", ""))
+SECRETS = shlex.split(os.environ.get("THINKSHIP_BUILD_FLAGS", ""))
 """Flags of `docker buildx build` for a machine with certificates or an index of its own: --secret id=pipconf,src=… (ca, aptconf)."""
 TAG = "selftest"
 HARDENED = (

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEMO
+
+from toolkit import images
+from toolkit.errors import UsageError
+from toolkit.images import Image
+from toolkit.stages import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An images/ of one image, to be edited."""
+    monkeypatch.setattr(images, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(images, "ROOT", tmp_path)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "images" / "base.env").write_text("BASE_IMAGE=a\n")
+    (tmp_path / "images" / "train" / "train.py").write_text("x = 1\n")
+    return tmp_path / "images"
+
+
+def test_a_tag_moves_with_what_the_image_is_built_from_and_with_nothing_else(folder):
+    before = Image("train").tag
+    (folder / "train" / "__pycache__").mkdir()
+    (folder / "train" / "__pycache__" / "train.pyc").write_bytes(b"x")
+    assert Image("train").tag == before
+    (folder / "base.env").write_text("BASE_IMAGE=b\n")
+    other_base = Image("train").tag
+    (folder / "train" / "train.py").rename(folder / "train" / "other.py")
+    assert len({before, other_base, Image("train").tag}) == 3
+
+
+def test_the_variant_is_told_apart_in_the_name_and_the_content():
+    cpu, cuda = Image("vllm", "cpu"), Image("vllm", "cuda")
+    assert (cpu.repository, cuda.repository) == ("thinkship/vllm-cpu", "thinkship/vllm") and cpu.content != cuda.content
+
+
+@pytest.mark.parametrize(("wanted", "gpu"), [("cpu", False), ("cuda", True)])
+def test_the_machine_or_the_user_chooses_the_variant(monkeypatch, wanted, gpu):
+    monkeypatch.setenv("THINKSHIP_VARIANT", wanted)
+    assert images.image("vllm").variant == wanted and images.image("train").gpu is gpu and not images.image("verify").gpu
+
+
+def test_an_unknown_image_or_variant_is_named(monkeypatch):
+    with pytest.raises(UsageError, match="no image is called 'vlm'"):
+        images.image("vlm")
+    monkeypatch.setenv("THINKSHIP_VARIANT", "gpu")
+    with pytest.raises(UsageError, match="THINKSHIP_VARIANT is 'gpu'"):
+        images.variant()
+
+
+RUN = ("run", DEMO, "--runner", "docker")
+SERVE = ("serve", DEMO, "--engine", "vllm", "--runner", "docker")
+
+
+@pytest.mark.parametrize("words", [RUN, SERVE, ("images", "build")], ids=["run", "serve", "images"])
+def test_without_an_engine_nothing_is_begun(tmp_path, words):
+    store = () if words[0] == "images" else ("--store", tmp_path / "store")
+    argv = (sys.executable, "-m", "toolkit.cli", *map(str, (*words, *store)))
+    env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nowhere.sock"}
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 4 and "no Docker Engine answers" in done.stderr and "--runner local" in done.stderr, done.stderr
+    assert not (tmp_path / "store").exists()
