@@ -83,6 +83,10 @@ test: unit ## units, stage programs, the whole chain with all four real engines,
 	@$(PYTEST) tests/programs
 	@$(PYTEST) tests/e2e
 
+.PHONY: test-images
+test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
+	@$(PYTEST) tests/images
+
 .PHONY: locks
 locks: .venv/.host ## resolve every requirements.lock again
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
