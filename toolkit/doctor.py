@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -102,6 +103,25 @@ def ollama(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
         yield Finding("note", "ollama", "not installed; it is built on first use (about 8 minutes on 2 cores)")
 
 
+def openmp(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Check for the OpenMP library of the system, which llama.cpp's wheel does not bring."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+        yield Finding("ok", "openmp", "libgomp.so.1")
+    except OSError:
+        yield Finding("error", "openmp", "libgomp.so.1 is missing, without which llama.cpp does not start", "install libgomp1 (Fedora: libgomp)")
+
+
+def containers(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
+    """Say whether a Docker Engine can be used."""
+    from toolkit.runners import docker  # here, since it takes longer to load than all other checks take together
+
+    try:
+        yield Finding("ok", "docker", f"engine {docker.version()}")
+    except NotReadyError as error:
+        yield Finding("note", "docker", f"{error.message}: --runner docker is not to be had", error.remedy)
+
+
 def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     """Check the ports that `serve` takes unless told otherwise."""
     for engine in recipe.serve.engines if recipe else PORTS:
@@ -111,7 +131,7 @@ def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
         yield Finding("warning" if taken else "ok", f"port {PORTS[engine]}", f"{'taken' if taken else 'free'} ({engine})", remedy)
 
 
-CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, ports)
+CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, openmp, containers, ports)
 
 
 def report(path: Path | None, store: Path, as_json: bool) -> None:

@@ -105,7 +105,7 @@ def test_stop_without_a_server_is_no_error(tmp_path):
 
 def test_doctor_names_what_it_looked_at():
     findings = {finding["check"] for finding in json.loads(thinkship("doctor", DEMO, "--json").stdout)}
-    assert {"machine", "memory", "disk", "gpu", "ollama", "port 8080", "environment train"} <= findings
+    assert {"machine", "memory", "disk", "gpu", "ollama", "port 8080", "environment train", "openmp", "docker"} <= findings
 
 
 def test_help_is_there_at_once():

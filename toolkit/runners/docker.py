@@ -133,6 +133,11 @@ def client() -> Any:
         raise NotReadyError("no Docker Engine answers", "start it (systemctl start docker), set DOCKER_HOST, or use --runner local") from error
 
 
+def version() -> str:
+    """Return the engine's version; errors as `client`."""
+    return str(client().version()["Version"])
+
+
 def start(box: Box) -> Container:
     """Start a container; NotReadyError where the image, the port or the GPU is not to be had."""
     with translated(box):
