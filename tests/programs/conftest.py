@@ -19,8 +19,6 @@ from toolkit.runners.local import QUIET
 
 __all__ = ["base", "dataset", "stage", "trained"]
 """The fixtures that every module here may ask for."""
-ENV = {**WAITING, **os.environ, **QUIET}
-"""What the local runner gives a stage program."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ def convert_python() -> Path:
     return Environment("convert").install()
 
 
+def program_environment() -> dict[str, str]:
+    """Return what the local runner gives a stage program."""
+    return {**WAITING, **os.environ, **QUIET}
+
+
 RunProgram = Callable[..., ProgramRun]
 
 
@@ -61,7 +64,7 @@ def run_program() -> RunProgram:
         arguments = scratch / "args.json"
         places = {"output": str(output), "scratch": str(scratch)}
         arguments.write_text(json.dumps({"inputs": {k: str(v) for k, v in inputs.items()}, **places, "recipe": recipe}), encoding="utf-8")
-        done = subprocess.run((str(python), str(program), str(arguments)), env=ENV, capture_output=True, text=True)
+        done = subprocess.run((str(python), str(program), str(arguments)), env=program_environment(), capture_output=True, text=True)
         events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"event"')]
         return ProgramRun(done.returncode, events, output, done.stderr)
 

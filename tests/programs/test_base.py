@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENV
+from conftest import program_environment
 from training import MODELFILES, PROGRAMS, base_inputs, piece
 
 CHECK = """
@@ -39,7 +39,7 @@ def test_the_tokenizer_is_byte_level_bpe_with_single_digits(base: Path, train_py
     core = json.loads((base / "model" / "tokenizer.json").read_text(encoding="utf-8"))
     assert core["model"]["byte_fallback"] is False
     done = subprocess.run(
-        (train_python, "-c", CHECK, base / "model", json.dumps(HARD)), capture_output=True, text=True, check=True, env=ENV
+        (train_python, "-c", CHECK, base / "model", json.dumps(HARD)), capture_output=True, text=True, check=True, env=program_environment()
     )
     seen = json.loads(done.stdout)
     assert seen["back"] == HARD

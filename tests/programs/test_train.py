@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENV
+from conftest import program_environment
 from training import PROGRAMS, SHORT, piece
 
 
@@ -50,7 +50,7 @@ def start(python: Path, inputs: dict[str, Path], folder: Path) -> subprocess.Pop
     arguments = folder / "args.json"
     arguments.write_text(json.dumps({**told, "recipe": piece("train", train=SHORT)}))
     command = (str(python), str(PROGRAMS / "train.py"), str(arguments))
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENV)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=program_environment())
 
 
 def kill_after(process: subprocess.Popen[str], step: int) -> None:
