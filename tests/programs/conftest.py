@@ -15,7 +15,7 @@ from training import base, dataset, stage, trained
 
 from toolkit.process import WAITING
 from toolkit.runners.environment import Environment
-from toolkit.runners.local import QUIET
+from toolkit.runners.events import QUIET
 
 __all__ = ["base", "dataset", "stage", "trained"]
 """The fixtures that every module here may ask for."""

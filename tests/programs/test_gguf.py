@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from skips import skip_or_fail
 
-from toolkit.runners.tools import ollama_found
+from toolkit.runners.tools import lacking_for_ollama, ollama
 from toolkit.stages import IMAGES
 
 PROGRAM = IMAGES / "convert" / "to_gguf.py"
@@ -88,10 +88,11 @@ def test_scratch_is_left_empty_of_log_probabilities(made):
 
 @pytest.mark.parametrize("kind", TYPES[1:])
 def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, kind, tmp_path):
-    ollama = ollama_found()
-    program = ollama.resolve().parent.parent / "lib" / "ollama" / "llama-quantize" if ollama else None
-    if program is None or not program.is_file():
-        skip_or_fail("llama-quantize is not here: it comes with the Ollama that images/ollama/install.sh builds")
+    if lacking_for_ollama():
+        skip_or_fail(f"llama-quantize comes with Ollama, which needs {', '.join(lacking_for_ollama())}")
+    program = ollama().resolve().parent.parent / "lib" / "ollama" / "llama-quantize"
+    if not program.is_file():
+        skip_or_fail("the Ollama on PATH has no llama-quantize beside it")
     theirs = tmp_path / "theirs.gguf"
     subprocess.run([str(program), str(made.output / "model-f16.gguf"), str(theirs), kind, "2"], check=True, capture_output=True)
     assert inside(convert_python, theirs) == inside(convert_python, made.output / f"model-{kind}.gguf")
