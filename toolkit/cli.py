@@ -168,6 +168,19 @@ def push_images(registry: str, names: tuple[str, ...]) -> None:
     room.push(registry, names)
 
 
+@images.command("model")
+@RECIPE
+@click.option("--engine", required=True, type=click.Choice(["vllm", "ollama", "llamacpp"]), help="Which server.")
+@click.option("--variant", help="Quantisation to serve; the recipe's if not given.")
+@RUNNER
+@STORE
+def bake_model(recipe: Path, engine: Any, variant: str | None, runner: str, store: Path) -> None:
+    """Build an image of an engine with a recipe's model inside, which serves without a volume; print its tag."""
+    from toolkit import service
+
+    service.bake(recipe, engine, variant=variant, store=store, runner=runner)
+
+
 @images.command("ls")
 def list_images() -> None:
     """List the images with their tags by content, sizes and ids."""

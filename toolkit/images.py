@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,25 +97,34 @@ def ensure(chosen: Image) -> Image:
 
 
 def build(chosen: Image) -> None:
-    """Build one image with `docker buildx build`; errors name the log."""
-    log = CACHE / "logs" / f"image-{chosen.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
+    """Build one image from its folder; errors as `buildx`."""
     folder = IMAGES / chosen.name
     facts = {"REVISION": revision(), "VERSION": __version__, "LOCK_SHA256": digest_files((chosen.lock,))}
     facts |= {"VARIANT": chosen.variant} if chosen.variant else {}
     words = [word for name, value in facts.items() for word in ("--build-arg", f"{name}={value}")]
-    tags = ("--tag", chosen.tag, "--tag", f"{chosen.repository}:{__version__}")
-    more = shlex.split(os.environ.get(FLAGS, ""))
     context = ROOT if chosen.name == "verify" else folder
-    argv = ("docker", "buildx", "build", "--load", "--progress", "plain", *tags, *words, *more, "--file", str(folder / "Dockerfile"), str(context))
-    with console.bar() as bar:
-        bar.report(0, 1, f"building {chosen.tag}")
-        done = process.run(Command(argv), log=log, check=False)
+    where = ("--file", str(folder / "Dockerfile"), str(context))
+    buildx(chosen.tag, ("--tag", chosen.tag, "--tag", f"{chosen.repository}:{__version__}", *words, *where))
+
+
+def buildx(tag: str, words: tuple[str, ...], dockerfile: str = "") -> None:
+    """Run `docker buildx build`, on a Dockerfile given as text where there is one; NotReadyError where the base image or the disk is the cause,
+    FailedError elsewhere, both with the last words and the log.
+    """
+    log = CACHE / "logs" / f"image-{tag.partition('/')[2].partition(':')[0]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    more = shlex.split(os.environ.get(FLAGS, ""))
+    with console.bar() as bar, tempfile.TemporaryDirectory() as empty:
+        bar.report(0, 1, f"building {tag}")
+        if dockerfile:
+            (Path(empty) / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+            words = (*words, empty)
+        done = process.run(Command(("docker", "buildx", "build", "--load", "--progress", "plain", *more, *words)), log=log, check=False)
     if done.code:
         last = process.tail(log, 12)
         kind = NotReadyError if "no space left" in last or "failed to resolve source metadata" in last else FailedError
-        raise kind(f"{chosen.tag} was not built\n{last}", f"see {log}; proxies, mirrors and certificates go into {FLAGS}")
+        raise kind(f"{tag} was not built\n{last}", f"see {log}; proxies, mirrors and certificates go into {FLAGS}")
 
 
 def build_all(names: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from toolkit.doctor import PORTS
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
 from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
 from toolkit.resolve import resolve
@@ -26,17 +27,31 @@ from toolkit.verify.observe import examine, summary
 
 def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None, store: Path, runner: str = "local") -> None:
     """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
-    recipe = recipe_file.load(path)
-    step = _chosen(recipe, name, variant)
+    _chosen(recipe_file.load(path), name, variant)  # a variant that is not the recipe's is said before anything is made
     runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or PORTS[name])
-    needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
-    made = pipeline.run(needed, Store(store), runs).directories
+    step, inputs = _made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
-    inputs = {key: made[other] for key, other in step.inputs.items()}
     folder = _servers(store)
     server = servers.start(name, target(step.recipe, inputs), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
+
+
+def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runner: str) -> None:
+    """Make what an engine needs of a recipe and build an image that serves it without a volume."""
+    from toolkit import model_image
+
+    step, inputs = _made(path, name, variant, store, release.runner(runner))
+    model_image.build(name, target(step.recipe, inputs))
+
+
+def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
+    """Make the directories that a server is given and return its step and them."""
+    recipe = recipe_file.load(path)
+    step = _chosen(recipe, name, variant)
+    needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
+    made = pipeline.run(needed, Store(store), runs).directories
+    return step, {key: made[other] for key, other in step.inputs.items()}
 
 
 def _chosen(recipe: Recipe, name: EngineName, variant: str | None) -> Step:

@@ -33,6 +33,7 @@ wait_for_server() { # PID
 
 create() {
   local stamp="$OLLAMA_MODELS/.$MODEL_NAME.made-of" wanted
+  [ -f "$stamp" ] && [ ! -e "$MODELFILE" ] && return # built into the image, without what it was made of
   find_sources
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
   mkdir -p "$OLLAMA_MODELS" 2>/dev/null && [ -w "$OLLAMA_MODELS" ] ||
