@@ -53,16 +53,14 @@ def convert(model: Path, target: Path, kind: str) -> None:
     progress(1, 1, "file", f"converted to {kind}")
 
 
-def apart(function: Callable[..., T], *given: Any) -> T:
-    """Call a function that uses llama.cpp in a process of its own: a C++ exception there ends that process, not this one."""
+def apart(function: Callable[..., T], gguf: Path, *given: Any) -> T:
+    """Call a function that reads a file with llama.cpp in a process of its own: a C++ exception there ends that process, not this one."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *given).result()
+            return pool.submit(function, gguf, *given).result()
         except BrokenProcessPool:
-            names = ", ".join(value.name for value in given if isinstance(value, Path))
-            raise ProgramError(
-                f"llama.cpp ended the process while it read {names}", "mend what the log's last lines name in the checkpoint", BROKEN
-            ) from None
+            message = f"llama.cpp ended the process while it read {gguf.name}"
+            raise ProgramError(message, "mend what the log's last lines name in the checkpoint", BROKEN) from None
 
 
 def _quantize(source: Path, targets: dict[str, Path]) -> dict[str, dict[str, int]]:

@@ -128,7 +128,7 @@ def test_a_vocabulary_that_llama_cpp_splits_otherwise_breaks_the_contract(run_pr
     steps = [{"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]
     edit(path, model=content["model"] | {"byte_fallback": True}, decoder={"type": "Sequence", "decoders": [*steps, content["decoder"]]})
     done = run_program(convert_python, PROGRAM, {"model": broken, "dataset": dataset}, recipe(["f16"], {}), tmp_path)
-    assert (done.code, done.error["message"]) == (6, "llama.cpp ended the process while it read model-f16.gguf, model")
+    assert (done.code, done.error["message"]) == (6, "llama.cpp ended the process while it read model-f16.gguf")
 
 
 def test_a_weight_that_f16_cannot_hold_breaks_the_contract(run_program, convert_python, broken, dataset, tmp_path):
