@@ -16,7 +16,7 @@ SECRETS = shlex.split(os.environ.get("THINKSHIP_BUILD_FLAGS", ""))
 TAG = "selftest"
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none"),
-    *("--pids-limit", "1024", "--memory", "8g"),
+    *("--pids-limit", "1024", "--memory", "8g", "--shm-size", "1g"),
 )
 
 

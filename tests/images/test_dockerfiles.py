@@ -55,7 +55,7 @@ def test_it_is_plain(dockerfile):
 
 def test_its_defaults_are_the_pins(dockerfile):
     wanted = pins() | ({"BASE_IMAGE": pins()["OLLAMA_IMAGE"]} if dockerfile.parent.name == "ollama" else {})
-    found = dict(re.findall(r"^ARG (BASE_IMAGE|UV_VERSION)=(\S+)", dockerfile.read_text(encoding="utf-8"), re.MULTILINE))
+    found = dict(re.findall(r"^ARG (BASE_IMAGE|UV_VERSION|CMAKE_VERSION)=(\S+)", dockerfile.read_text(encoding="utf-8"), re.MULTILINE))
     assert found and {name: wanted[name] for name in found} == found
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import NAMES, TAG, Built, docker, inspect
+from docker_engine import NAMES, SECRETS, TAG, Built, docker, inspect
 
 from toolkit.stages import ROOT
 
@@ -70,3 +73,31 @@ def test_a_model_folder_that_is_missing_is_an_error(built: Built, compose: Compo
     monkeypatch.setenv("MODEL_DIR", "/nowhere/models")
     done = compose("--profile", "llamacpp", "up", "--detach", "--wait", "--no-build", check=False)
     assert done.returncode != 0 and "/nowhere/models" in done.stderr
+
+
+@pytest.fixture
+def caddy(engine: None) -> str:
+    """A stand-in for the official image, whose hub CI does not reach."""
+    docker("buildx", "build", *SECRETS, "--tag", "thinkship/test-caddy", str(Path(__file__).with_name("caddy")))
+    return "thinkship/test-caddy"
+
+
+def status_of(url: str, **headers: str) -> int:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # Caddy signed it itself
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), context=trusting, timeout=20) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.skipif("llamacpp" not in NAMES, reason="not among THINKSHIP_TEST_IMAGES")
+def test_the_proxy_asks_for_the_key(built: Built, compose: Compose, caddy: str, monkeypatch: pytest.MonkeyPatch):
+    built("llamacpp")
+    for name, value in {"CADDY_IMAGE": caddy, "UPSTREAM": "llamacpp:8080", "PROXY_PORT": "18443"}.items():
+        monkeypatch.setenv(name, value)
+    compose("--profile", "llamacpp", "--profile", "proxy", "up", "--detach", "--wait", "--no-build")
+    url, key = "https://localhost:18443/v1/models", compose("exec", "-T", "proxy", "cat", "/run/secrets/api_key").stdout.strip()
+    assert status_of(url) == 401 and status_of(url, Authorization="Bearer wrong") == 401 and status_of(url, Authorization="Bearer") == 401
+    assert len(key) == 64 and status_of(url, Authorization=f"Bearer {key}") == 200
