@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from docker_engine import SECRETS, Built, docker, name_of
+from skips import skip_or_fail
 
 from toolkit.stages import IMAGES, ROOT
 
@@ -18,7 +19,7 @@ def engine() -> None:
     try:
         docker("info", timeout=20)
     except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
-        pytest.fail(f"no Docker engine: {error}") if os.environ.get("CI") == "true" else pytest.skip("no Docker engine")
+        skip_or_fail(f"no Docker engine: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ class DockerRunner:
             (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
             reads=inputs,
             writes=(task.output.resolve(), task.scratch.resolve()),
-            env=QUIET | process.WAITING | ({} if step.stage.network else OFFLINE),
+            env=QUIET | process.WAITING | (dict.fromkeys(OFFLINE, "0") if step.stage.network else OFFLINE),  # the images are offline by themselves
             network=step.stage.network,
             gpu=chosen.gpu,
             labels=self.labels,
