@@ -4,7 +4,12 @@ set -eu
 umask 077
 cd "$(dirname "$0")"
 
-[ -f .env ] || { cp .env.example .env && echo "made .env: set MODEL_DIR and MODEL_NAME in it"; }
+if [ ! -f .env ]; then
+  cp .env.example .env
+  # checkpoints are often readable for their owner alone: the containers run as who made them, unless that is root
+  [ "$(id -u)" = 0 ] || printf 'RUN_AS=%s:%s\n' "$(id -u)" "$(id -g)" >>.env
+  echo "made .env: set MODEL_DIR and MODEL_NAME in it"
+fi
 if [ ! -f api_key ]; then
   od -A n -N 32 -t x1 /dev/urandom | tr -d ' \n' >api_key.new
   chmod 0444 api_key.new # the container's user must read it; where this folder is shared, keep the key elsewhere and set API_KEY_FILE

@@ -76,6 +76,27 @@ def test_a_model_folder_that_is_missing_is_an_error(built: Built, compose: Compo
 
 
 @pytest.fixture
+def checkpoint(built: Built, tmp_path: Path) -> Path:
+    """A folder with the checkpoint of two random layers, written by the image itself."""
+    tmp_path.chmod(0o777)
+    write = "import os, pathlib, tiny; tiny.write_checkpoint(pathlib.Path('/models/model')); os.system('chmod -R a+rX /models')"
+    flags = ("--env", "PYTHONPATH=/opt/thinkship", "--volume", f"{tmp_path}:/models")
+    docker("run", "--rm", *flags, "--entrypoint", "python", built("vllm"), "-c", write)
+    return tmp_path
+
+
+@pytest.mark.skipif("vllm" not in NAMES, reason="not among THINKSHIP_TEST_IMAGES")
+def test_vllm_asks_for_the_key_and_ends_when_told(compose: Compose, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"MODEL_DIR": str(checkpoint), "VLLM_PORT": "18083"}.items():
+        monkeypatch.setenv(name, value)
+    compose("--profile", "vllm", "up", "--detach", "--wait", "--no-build")
+    url, key = "http://127.0.0.1:18083/v1/models", compose("exec", "-T", "vllm", "cat", "/run/secrets/api_key").stdout.strip()
+    assert status_of(url) == 401 and status_of(url, Authorization=f"Bearer {key}") == 200
+    compose("stop", "vllm")
+    assert inspect(compose("ps", "--all", "--quiet", "vllm").stdout.strip())["State"]["ExitCode"] == 0
+
+
+@pytest.fixture
 def caddy(engine: None) -> str:
     """A stand-in for the official image, whose hub CI does not reach."""
     docker("buildx", "build", *SECRETS, "--tag", "thinkship/test-caddy", str(Path(__file__).with_name("caddy")))
