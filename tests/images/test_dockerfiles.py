@@ -95,7 +95,7 @@ def test_every_copy_is_the_same(name):
 
 def entries(lock: Path) -> dict[str, str]:
     """A lock's packages, each with its version and hashes, without the notes."""
-    text = re.sub(r"\n    #.*", "", lock.read_text(encoding="utf-8"))
+    text = re.sub(r"(?m)^ *#.*\n", "", lock.read_text(encoding="utf-8"))
     return {entry.partition("==")[0]: entry.strip() for entry in re.split(r"(?m)^(?=[a-z0-9])", text) if entry.strip()}
 
 
