@@ -14,7 +14,7 @@ UV=$1
 for folder in train convert llamacpp; do
   lock "$folder" requirements.in requirements.lock
 done
-lock verify ../../pyproject.toml requirements.lock
+lock verify ../../pyproject.toml requirements.lock --no-emit-package uv --constraint ../../requirements.lock
 lock vllm requirements.in requirements.lock --overrides overrides.txt --excludes excludes.txt
 lock vllm requirements-cuda.in cuda.lock
 git diff --unified=0 -- . ../requirements.lock | grep -E '^[+-][a-z0-9].*==' || echo "no version moved"
