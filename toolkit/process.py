@@ -198,7 +198,15 @@ class _Deadline:
             self._timer.cancel()
 
 
+class _Outliving(subprocess.Popen[str]):
+    """A program that is meant to outlive us: Python need not complain that nobody waited for it."""
+
+    def __del__(self, *_: Any) -> None:
+        return
+
+
 def _popen(command: Command, detached: bool = False, **streams: Any) -> subprocess.Popen[str]:
     argv: Sequence[str] = (sys.executable, "-I", str(SUPERVISOR), "--detached" if detached else "--attached", "--", *command.argv)
     env = {**WAITING, **os.environ, "THINKSHIP_PARENT": str(os.getpid()), **command.env}
-    return subprocess.Popen(argv, env=env, cwd=command.cwd, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **streams)
+    kind = _Outliving if detached else subprocess.Popen
+    return kind(argv, env=env, cwd=command.cwd, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **streams)

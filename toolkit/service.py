@@ -130,7 +130,10 @@ def _endpoint(url: str | None, model: str | None, name: str | None, store: Path)
         return running[0].endpoint
     key = os.environ.get("OPENAI_API_KEY")
     found = Endpoint(name or serving.detect(url, key), url.rstrip("/"), model or "", key)
-    return found if model else Endpoint(found.engine, found.url, Chat(found, timeout=5).models()[0], key)
+    if model:
+        return found
+    with Chat(found, timeout=5) as chat:
+        return Endpoint(found.engine, found.url, chat.models()[0], key)
 
 
 def verify(path: Path | None, store: Path, **given: Any) -> None:

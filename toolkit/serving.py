@@ -92,7 +92,8 @@ def _wait(server: Running, deadline: float, done: Callable[[], bool]) -> None:
 
 def _one_token(endpoint: Endpoint, problems: list[ThinkshipError]) -> bool:
     try:
-        answer = Chat(endpoint, timeout=60).ask(HELLO, 1)
+        with Chat(endpoint, timeout=60) as chat:
+            answer = chat.ask(HELLO, 1)
     except ThinkshipError as error:
         problems.append(error)
         return False
@@ -103,7 +104,8 @@ def health(url: str, model: str, name: str = "openai", api_key: str | None = Non
     """Ask for four tokens and say whether the model answers and has begun to reason."""
     began = time.monotonic()
     try:
-        answer = Chat(Endpoint(name, url, model, api_key), timeout=timeout).ask(HELLO, 4)
+        with Chat(Endpoint(name, url, model, api_key), timeout=timeout) as chat:
+            answer = chat.ask(HELLO, 4)
     except ThinkshipError as error:
         return Health(False, False, time.monotonic() - began, error.message)
     seconds = time.monotonic() - began

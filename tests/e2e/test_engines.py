@@ -81,8 +81,8 @@ def test_the_base_model_breaks_the_think_contract(base, template, llamacpp, tmp_
 def test_a_prompt_that_differs_by_one_newline_is_found(tuned, template, llamacpp, tmp_path):
     other = ChatTemplate(template.source.replace("<think>\\n", "<think>"), template.tokens)
     assert other.source != template.source
-    with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
-        found = prompt.check("llamacpp", Expectations(template=other), Chat(endpoint))
+    with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint, Chat(endpoint) as chat:
+        found = prompt.check("llamacpp", Expectations(template=other), chat)
     assert found.status == "fail" and found.message.startswith("0 of ")
     assert found.evidence["differences"][0]["server"].endswith("<think>\n")
 
@@ -92,9 +92,10 @@ def test_a_modelfile_with_another_template_is_found(tuned, template, ollama, tmp
     body = "{{- range .Messages }}{{ .Role }}: {{ .Content }}\n{{ .Thinking }}{{ end }}<think>{{- range .Messages }}{{ .Thinking }}{{ end }}</think>"
     modelfile.write_text(f'FROM x\nTEMPLATE """{body}"""\n')
     with serving.serving("ollama", replace(tuned, modelfile=modelfile), ollama, tmp_path / "log") as endpoint:
-        found = prompt.check("ollama", Expectations(template=template), Chat(endpoint))
-        with pytest.raises(NotReadyError, match="knows no model 'nobody'"):
-            Chat(replace(endpoint, model="nobody")).ask([{"role": "user", "content": "hi"}], 1)
+        with Chat(endpoint) as chat:
+            found = prompt.check("ollama", Expectations(template=template), chat)
+        with pytest.raises(NotReadyError, match="knows no model 'nobody'"), Chat(replace(endpoint, model="nobody")) as chat:
+            chat.ask([{"role": "user", "content": "hi"}], 1)
     # Either the foreign TEMPLATE ran and is caught, or Ollama took the GGUF's Jinja instead and says so.
     used = found.evidence["template"]
     assert (found.status, used) in {("fail", "the Modelfile's TEMPLATE"), ("pass", "the Jinja template in the GGUF")}

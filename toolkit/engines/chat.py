@@ -24,7 +24,9 @@ from toolkit.recipe import Think
 
 @dataclass(frozen=True)
 class Chat:
-    """A client of one endpoint; `timeout` bounds the seconds between two bytes, and a streamed answer as a whole."""
+    """A client of one endpoint, whose connections end with its block; `timeout` bounds the seconds between two bytes, and a streamed
+    answer as a whole.
+    """
 
     endpoint: Endpoint
     think: Think = field(default_factory=Think)
@@ -36,6 +38,13 @@ class Chat:
             trust_env=not is_loopback(self.endpoint.url), verify=_tls(), timeout=httpx2.Timeout(self.timeout, connect=5.0)
         )
         return openai.OpenAI(base_url=self.endpoint.url, api_key=self.endpoint.api_key or "none", max_retries=0, http_client=http)
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_client" in vars(self):
+            self._client.close()
 
     def ask(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
         """Return the answer to a conversation, greedy unless the options say otherwise.

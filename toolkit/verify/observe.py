@@ -79,18 +79,19 @@ def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progre
 def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress = lambda *_: None) -> tuple[list[Reply], tuple[Finding, ...]]:
     """Ask every question, then hold the endpoint against each contract; errors as `observe`."""
     asked = expectations if expectations.questions else _with_general_questions(expectations)
-    chat = Chat(endpoint, asked.think, asked.timeout)
-    replies: list[Reply] = []
-    for reply in task.ask_all(chat, asked):
-        replies.append(reply)
-        progress(len(replies), len(asked.questions), "questions")
-    if all(reply.error for reply in replies):
-        raise FailedError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
-    if asked.base:
-        return replies, ()
-    name = endpoint.engine
-    checks = (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
-    return replies, (*checks, task.check(name, asked, replies))
+    with Chat(endpoint, asked.think, asked.timeout) as chat:
+        replies: list[Reply] = []
+        for reply in task.ask_all(chat, asked):
+            replies.append(reply)
+            progress(len(replies), len(asked.questions), "questions")
+        if all(reply.error for reply in replies):
+            raise FailedError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
+        return replies, () if asked.base else _findings(endpoint.engine, asked, replies, chat)
+
+
+def _findings(name: str, asked: Expectations, replies: list[Reply], chat: Chat) -> tuple[Finding, ...]:
+    live = (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
+    return (*live, task.check(name, asked, replies))
 
 
 def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:
