@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from toolkit.runners.events import OFFLINE, QUIET, Events, write_arguments
 
 PYTHON, PROGRAMS = Path("/opt/venv/bin/python"), Path("/opt/thinkship")
 """Where every image of images/ has its interpreter and its folder's programs."""
+NETWORK_FILES = (Path("/etc/pip.conf"), Path("/etc/ssl/certs/ca-certificates.crt"))
+NETWORK_SETTINGS = re.compile(r"^(PIP_|HF_|(https?|no)_proxy$|SSL_CERT_FILE$|REQUESTS_CA_BUNDLE$)", re.IGNORECASE)
+"""How this host reaches indexes and hubs, which a stage with network is given too: pip's settings, certificates, proxies, mirrors, tokens."""
 
 
 class DockerRunner:
@@ -48,9 +52,9 @@ class DockerRunner:
         box = Box(
             chosen.tag,
             (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
-            reads=inputs,
+            reads=(*inputs, *(path for path in NETWORK_FILES if step.stage.network and path.is_file())),
             writes=(task.output.resolve(), task.scratch.resolve()),
-            env=QUIET | process.WAITING | (dict.fromkeys(OFFLINE, "0") if step.stage.network else OFFLINE),  # the images are offline by themselves
+            env=QUIET | process.WAITING | (_online() if step.stage.network else OFFLINE),
             network=step.stage.network,
             gpu=chosen.gpu,
             labels=self.labels,
@@ -150,6 +154,11 @@ class Served:
             sink.write(self.tail(2000) + "\n")
         self.container.stop(grace)
         _give(self.container.box.writes, (os.getuid(), os.getgid()))
+
+
+def _online() -> dict[str, str]:
+    """Return the settings of a stage with network: the images are offline by themselves."""
+    return dict.fromkeys(OFFLINE, "0") | {name: value for name, value in os.environ.items() if NETWORK_SETTINGS.match(name)}
 
 
 @contextmanager
