@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write weights and config, rounded once to `dtype`."""
     model.config.dtype = dtype
     model.to(dtype).save_pretrained(folder, max_shard_size="5GB")
+    share(folder)
+
+
+def share(folder: Path) -> None:
+    """Give the files the mode of any new file: safetensors writes them for their owner alone, and the next stage may run as another user."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
 
 
 def parameters(folder: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import load_tokenizer
+from checkpoint import load_tokenizer, share
 from completion_trainer import COMPLETE, CompletionTrainer
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
@@ -167,6 +167,7 @@ def save_adapter(model: Any, folder: Path, base: str) -> None:
     """Write the adapter and read it back; ProgramError (6) when it is not what was trained."""
     model.peft_config["default"].base_model_name_or_path = base  # not the path on this machine
     model.save_pretrained(folder, save_embedding_layers=False)
+    share(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     trained, saved = get_peft_model_state_dict(model, save_embedding_layers=False), load_peft_weights(str(folder), device="cpu")
     wrong = [name for name, weight in trained.items() if name not in saved or not torch.equal(weight.cpu(), saved[name])]

@@ -25,6 +25,7 @@ HARD = ["12 + 345", " a  b\n\n c\t", "naïve café, 汉字 🙂", "<think>\nx\n<
 
 def test_the_checkpoint_is_consistent(base: Path) -> None:
     model = base / "model"
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in model.iterdir()), "another user's container reads it"
     facts = json.loads((base / "base.json").read_text())
     config, generation = (json.loads((model / f"{name}.json").read_text()) for name in ("config", "generation_config"))
     assert (model / "chat_template.jinja").read_bytes() == (MODELFILES / "qwq.chat.jinja").read_bytes()
