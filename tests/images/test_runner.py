@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(not {"train", "convert", "llamacpp"} <= set(NAME
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo with a training of seconds."""
     folder = tmp_path_factory.mktemp("recipe")
+    folder.chmod(0o755)  # where the caller is root, a container's user is another one
     shutil.copytree(DEMO.parent / "data", folder / "data")
     short = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     short["name"] = "short"
