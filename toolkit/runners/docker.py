@@ -20,8 +20,8 @@ NOBODY = 10001
 """User and group of a container whose caller is root; the images' own."""
 MEMORY_SHARE = 0.9
 """Share of the machine's memory that a container may take, so that the kernel ends it and not the machine's own programs."""
-RUN, STORE = "thinkship.run", "thinkship.store"
-"""Labels: the run that a container must not outlive, the store whose server it is."""
+RUN = "thinkship.run"
+"""Label: the run that a container must not outlive."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ def start(box: Box) -> Container:
     return container
 
 
-def found(identity: str, box: Box | None = None) -> Container | None:
+def found(identity: str) -> Container | None:
     """Return a container by id or name, None where it is gone."""
     try:
         made = client().containers.get(identity)
     except NotFound:
         return None
-    return Container(box or Box(str(made.attrs["Config"]["Image"]), ()), made)
+    return Container(Box(str(made.attrs["Config"]["Image"]), ()), made)
 
 
 def remove_labelled(label: str, value: str) -> None:
