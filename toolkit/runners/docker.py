@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,11 +127,19 @@ class Container:
 def client() -> Any:
     """Connect to the engine that DOCKER_HOST or the usual socket names; NotReadyError where there is none or it may not be used."""
     try:
+        _knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
         return docker.from_env()
-    except DockerException as error:
-        if "Permission denied" in str(error):
-            raise NotReadyError("the Docker Engine may not be used by this user", "join the docker group, or use --runner local") from error
+    except PermissionError as error:
+        raise NotReadyError("the Docker Engine may not be used by this user", "join the docker group, or use --runner local") from error
+    except (OSError, DockerException) as error:
         raise NotReadyError("no Docker Engine answers", "start it (systemctl start docker), set DOCKER_HOST, or use --runner local") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at a socket: the SDK would leave its own socket open, and hide a missing permission in its text."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(address.removeprefix("unix://"))
 
 
 def version() -> str:
