@@ -63,14 +63,15 @@ doctor: .venv/.host ## look at this machine: tools, memory, disk, ports, GPU
 	@$(THINKSHIP) doctor $(RECIPE) --store $(STORE)
 
 .PHONY: check
-check: .venv/.host ## ruff, mypy --strict and the generated docs
+check: .venv/.host ## ruff, its formatter, mypy --strict and the generated docs
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --quiet --check . || { echo 'error: not formatted'; echo 'fix: make format'; exit 1; }
 	@$(BIN)/mypy
 	@$(THINKSHIP) docs --check
 
 .PHONY: format
 format: .venv/.host ## format the code
-	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet toolkit tests/unit
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 .PHONY: unit
 unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
