@@ -74,13 +74,14 @@ def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool,
 @click.option("--engine", required=True, type=ENGINES, help="Which server.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; the engine's usual one if not given.")
 @click.option("--variant", help="Quantisation to serve; the recipe's if not given.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the key that every request must bear (vllm, llamacpp).")
 @RUNNER
 @STORE
-def serve(recipe: Path, engine: Any, port: int | None, variant: str | None, runner: str, store: Path) -> None:
+def serve(recipe: Path, engine: Any, store: Path, **how: Any) -> None:
     """Make what is missing, start an engine in the background and wait until it answers."""
     from toolkit import service
 
-    service.serve(recipe, engine, port=port, variant=variant, store=store, runner=runner)
+    service.serve(recipe, engine, store, **how)
 
 
 @cli.command()

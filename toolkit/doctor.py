@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toolkit import console, process, recipe_file
+from toolkit.engines import NAMES, engine
 from toolkit.errors import NotReadyError
 from toolkit.plan import MODULES
 from toolkit.recipe import Recipe
@@ -25,7 +26,6 @@ from toolkit.stages import IMAGES
 
 MEMORY_GIB, DISK_GIB = 6, 15
 """What the demo needs with every engine, measured by benchmarks/demo.py: peak memory, and environments plus artefacts."""
-PORTS = {"llamacpp": 8080, "ollama": 11434, "vllm": 8000, "transformers": 8001}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def gpu(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 
 def environments(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     """Say which locked environments are installed."""
-    folders = [MODULES[engine] for engine in (recipe.serve.engines if recipe else MODULES)]
+    folders = [MODULES[wanted] for wanted in (recipe.serve.engines if recipe else MODULES)]
     for name in dict.fromkeys(("train", "convert", *folders)):
         if not (IMAGES / name / "requirements.lock").is_file():  # Ollama is a program, not a Python environment
             continue
@@ -124,11 +124,12 @@ def containers(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 
 def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     """Check the ports that `serve` takes unless told otherwise."""
-    for engine in recipe.serve.engines if recipe else PORTS:
+    for name in recipe.serve.engines if recipe else NAMES:
+        port = engine(name).port
         with socket.socket() as probe:
-            taken = probe.connect_ex(("127.0.0.1", PORTS[engine])) == 0
+            taken = probe.connect_ex(("127.0.0.1", port)) == 0
         remedy = "stop what listens there, or serve with --port" if taken else ""
-        yield Finding("warning" if taken else "ok", f"port {PORTS[engine]}", f"{'taken' if taken else 'free'} ({engine})", remedy)
+        yield Finding("warning" if taken else "ok", f"port {port}", f"{'taken' if taken else 'free'} ({name})", remedy)
 
 
 CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, openmp, containers, ports)

@@ -13,6 +13,7 @@ from rich.table import Table
 from toolkit import __version__, console, process
 from toolkit.artifact import digest
 from toolkit.errors import FailedError, NotReadyError, UsageError
+from toolkit.places import has_nvidia
 from toolkit.process import Command
 from toolkit.runners import docker
 from toolkit.runners.environment import CACHE
@@ -78,7 +79,7 @@ def variant() -> str:
     wanted = os.environ.get("THINKSHIP_VARIANT")
     if wanted not in (None, "cpu", "cuda"):
         raise UsageError(f"THINKSHIP_VARIANT is {wanted!r}", "cpu or cuda")
-    return wanted or ("cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu")
+    return wanted or ("cuda" if has_nvidia() else "cpu")
 
 
 def image(name: str) -> Image:

@@ -15,16 +15,16 @@ from toolkit.errors import InvalidError, UsageError
 from toolkit.process import Command
 from toolkit.stages import IMAGES
 
-PORTS = {"vllm": 8000, "llamacpp": 8080, "ollama": 11434}
-"""Ports the images serve at."""
+ENGINES = ("vllm", "llamacpp", "ollama")
+"""Those that have an image; it serves at the engine's usual port."""
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
 """What a registry takes as the last part of a repository's name."""
 
 
 def build(name: str, target: Target) -> str:
     """Build the image of one engine and one model and return its tag; errors as `images.build`."""
-    if name not in PORTS:
-        raise UsageError(f"no image is made of a model for {name}", f"one of {', '.join(PORTS)}")
+    if name not in ENGINES:
+        raise UsageError(f"no image is made of a model for {name}", f"one of {', '.join(ENGINES)}")
     if not NAME.match(target.served_name):
         raise InvalidError(f"serve/name: {target.served_name!r} cannot name an image", "use lower-case letters, digits, '.', '_' and '-'")
     base = images.ensure(images.image(name))
@@ -59,7 +59,7 @@ def flags(name: str, target: Target) -> list[str]:
     inside = {"model": Path("/models/model"), "gguf": target.gguf and Path("/models") / target.gguf.name}
     moved = Target(**{**vars(target), **inside})
     tools: Any = Tools({name: Path("python")}, Path("/opt/thinkship"), Path("/tmp"), bind="0.0.0.0", gpu=images.variant() == "cuda")
-    command: Command = engine(name).launch(moved, PORTS[name], tools)
+    command: Command = engine(name).launch(moved, engine(name).port, tools)
     return list(command.argv[command.argv.index("--model") :])
 
 

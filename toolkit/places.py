@@ -14,6 +14,11 @@ CREATE_SECONDS = 1800.0
 """Longest time to bring a model into a running server."""
 
 
+def has_nvidia() -> bool:
+    """Say whether this machine runs an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
 class Running(Protocol):
     """A server that was started."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +28,8 @@ class Server(BaseModel):
     """The kernel's start time of the process, in clock ticks since boot: a recycled process id has another one."""
     container: str = ""
     """Id of the container, where it is one."""
+    api_key_file: Path | None = None
+    """Where its API key lies, if it asks for one."""
 
     def alive(self) -> bool:
         """Say whether this very process or container still runs."""
@@ -52,7 +55,7 @@ class Server(BaseModel):
     @property
     def endpoint(self) -> Endpoint:
         """Its address."""
-        return Endpoint(self.engine, self.url, self.model)
+        return Endpoint(self.engine, self.url, self.model, self.api_key_file.read_text(encoding="utf-8").strip() if self.api_key_file else None)
 
 
 def start(name: str, target: Target, place: Place, folder: Path, port: int | None = None) -> Server:
@@ -63,10 +66,12 @@ def start(name: str, target: Target, place: Place, folder: Path, port: int | Non
     chosen = serving.pick_port(port)
     log = folder / f"{name}.log"
     log.unlink(missing_ok=True)
+    target = _with_own_key(target, place.tools.scratch)
     running = serving.launched(name, target, place, chosen, log, detached=True)
     try:
         endpoint = serving.ready(name, target, place, running, chosen)
-        server = Server(engine=name, url=endpoint.url, model=endpoint.model, log=log, **running.identity)
+        key = target.api_key_file
+        server = Server(engine=name, url=endpoint.url, model=endpoint.model, log=log, api_key_file=key, **running.identity)
         draft = folder / f".{name}.json"
         draft.write_text(server.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(draft, folder / f"{name}.json")
@@ -76,13 +81,25 @@ def start(name: str, target: Target, place: Place, folder: Path, port: int | Non
     return server
 
 
+def _with_own_key(target: Target, scratch: Path) -> Target:
+    """Return the target with a copy of its API key, for the server alone to read: in a container it may run as another user."""
+    if not target.api_key_file:
+        return target
+    scratch.mkdir(parents=True, exist_ok=True)
+    own = scratch.resolve() / "api_key"
+    own.unlink(missing_ok=True)
+    own.touch(0o600)
+    own.write_text(target.api_key or "", encoding="utf-8")
+    return replace(target, api_key_file=own)
+
+
 def running(folder: Path) -> tuple[Server, ...]:
     """Return the servers of ours that still run."""
     return tuple(server for name in NAMES if (server := read_state(folder / f"{name}.json")))
 
 
-def stop(folder: Path, grace: float = 15.0) -> tuple[Server, ...]:
-    """Stop every server of ours and return them; a process that only inherited a number is left alone."""
+def stop(folder: Path, grace: float = 75.0) -> tuple[Server, ...]:
+    """Stop every server of ours, which first finishes what it answers, and return them; a process that only inherited a number is left alone."""
     stopped = running(folder)
     for server in stopped:
         server.stop(grace)

@@ -9,8 +9,7 @@ from typing import Any
 
 from toolkit import console, pipeline, recipe_file, release, report, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.doctor import PORTS
-from toolkit.engines import Endpoint
+from toolkit.engines import Endpoint, engine
 from toolkit.engines.chat import Chat
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
@@ -25,16 +24,31 @@ from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
 
-def serve(path: Path, name: EngineName, *, port: int | None, variant: str | None, store: Path, runner: str = "local") -> None:
+def serve(path: Path, name: EngineName, store: Path, *, port: int | None, variant: str | None, runner: str, api_key_file: Path | None) -> None:
     """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
-    _chosen(recipe_file.load(path), name, variant)  # a variant that is not the recipe's is said before anything is made
+    _chosen(recipe_file.load(path), name, variant)  # what cannot be served is said before anything is made
+    _check_key(name, api_key_file)
     runs = release.runner(runner, (name,))
-    chosen = serving.pick_port(port or PORTS[name])
+    chosen = serving.pick_port(port or engine(name).port)
     step, inputs = _made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
     folder = _servers(store)
-    server = servers.start(name, target(step.recipe, inputs), runs.place(name, folder / name), folder, chosen)
+    server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
+
+
+def _check_key(name: EngineName, file: Path | None) -> None:
+    """Refuse a key that would protect nothing."""
+    if not file:
+        return
+    if not engine(name).asks_for_key:
+        raise UsageError(f"{name} cannot ask for an API key", "leave it on 127.0.0.1 and put a proxy that asks before it: compose's profile `proxy`")
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the API key cannot be read: {error}", "name a file that holds the key in one line") from error
+    if not key or len(key.split()) != 1:
+        raise UsageError(f"{file} does not hold one key", "openssl rand -hex 32 > api_key; chmod 600 api_key")
 
 
 def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runner: str) -> None:
@@ -74,14 +88,16 @@ def _servers(store: Path) -> Path:
 
 
 def _introduce(server: Server) -> None:
+    file = server.api_key_file
+    bearer, key = (f' -H "Authorization: Bearer $(cat {file})"', f'open("{file}").read()') if file else ("", '"none"')
     console.say(f"""
 {server.model} is served by {server.engine} at {server.url}   (log: {server.log})
 
-curl {server.url}/chat/completions -H 'Content-Type: application/json' \\
+curl {server.url}/chat/completions -H 'Content-Type: application/json'{bearer} \\
   -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is 47 + 25?"}}]}}'
 
 from openai import OpenAI
-message = OpenAI(base_url="{server.url}", api_key="none").chat.completions.create(
+message = OpenAI(base_url="{server.url}", api_key={key}).chat.completions.create(
     model="{server.model}", messages=[{{"role": "user", "content": "What is 47 + 25?"}}]).choices[0].message
 print(message.model_dump(), message.content)
 

@@ -65,7 +65,7 @@ def pick_port(wanted: int | None = None) -> int:
 
 def ready(name: str, target: Target, place: Place, server: Running, port: int) -> Endpoint:
     """Wait for the start, bring the model in, and wait for one answered token, all within the engine's time; return the endpoint."""
-    endpoint = Endpoint(name, f"http://{HOST}:{port}/v1", target.served_name)
+    endpoint = Endpoint(name, f"http://{HOST}:{port}/v1", target.served_name, target.api_key)
     deadline = time.monotonic() + engine(name).startup_seconds
     _wait(server, deadline, lambda: engine(name).alive(endpoint.root))
     beside = engine(name).prepare(target, port, place.tools)

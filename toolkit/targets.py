@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Target, Tools, engine
+from toolkit.places import has_nvidia
 from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama
 from toolkit.stages import IMAGES
 
 
-def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> Target:
-    """Return what a serve step serves: one variant of the base or the tuned model."""
+def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: Path | None = None) -> Target:
+    """Return what a serve step serves: one variant of the base or the tuned model, to all or to those with the key."""
     serve = recipe["serve"]
     return Target(
         served_name=serve["name"],
@@ -27,6 +28,7 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> Target:
         modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
         think=Think.model_validate(recipe["think"]),
         vllm=Vllm.model_validate(serve["vllm"]),
+        api_key_file=api_key_file,
     )
 
 
@@ -35,4 +37,4 @@ def tools(name: str, scratch: Path) -> Tools:
     environment = engine(name).environment
     python = {environment: Environment(environment).install()} if environment else {}
     programs = IMAGES / (environment or name)
-    return Tools(python, programs, scratch.resolve(), ollama() if name == "ollama" else None, gpu=Path("/proc/driver/nvidia/version").exists())
+    return Tools(python, programs, scratch.resolve(), ollama() if name == "ollama" else None, gpu=has_nvidia())

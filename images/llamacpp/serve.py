@@ -1,12 +1,14 @@
 """llama.cpp's own HTTP server from the prebuilt `xllamacpp` wheel: one GGUF, its embedded Jinja template, loopback only.
 
-Run as `python serve.py --model FILE.gguf --alias NAME --port N --context TOKENS --parallel SLOTS`; ends with SIGINT or SIGTERM.
+Run as `python serve.py --model FILE.gguf --alias NAME --port N --context TOKENS --parallel SLOTS`; ends with SIGINT or SIGTERM,
+when what it has begun to answer is answered. Where the environment names a file as API_KEY_FILE, nobody is served without the key in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,21 @@ def parameters(given: argparse.Namespace) -> Any:
     params.use_jinja = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.ui, params.cors_origins, params.offline = False, "", True
+    params.endpoint_metrics = True
+    if file := os.environ.get("API_KEY_FILE"):
+        params.api_keys = [key(Path(file))]
     return params
+
+
+def key(file: Path) -> str:
+    """Return the key; a server that was meant to have one must not start without."""
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SystemExit(f"error: the API key cannot be read: {error}\nfix: mount the file that API_KEY_FILE names, readable for us") from error
+    if not found:
+        raise SystemExit(f"error: {file} holds no API key\nfix: write one line into it, or unset API_KEY_FILE")
+    return found
 
 
 def main() -> None:
@@ -47,12 +63,21 @@ def main() -> None:
     given = arguments()
     if not given.model.is_file():
         raise SystemExit(f"no such file: {given.model}")
-    # Python's own SIGINT handler would wait for the main thread, which llama.cpp's threads never wake; there is nothing to be saved.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Waited for instead of handled: llama.cpp's threads inherit the block, and process 1 of a container has no default action to fall back on.
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     server = xllamacpp.Server(parameters(given))
     print(f"serving {given.alias} at {server.listening_address}", flush=True)
-    while True:
-        signal.pause()
+    signal.sigwait(ends)
+    while busy(server) and not signal.sigtimedwait(ends, 0.1):  # answers in progress are finished; a second signal ends them
+        pass
+    os._exit(0)  # there is nothing to be saved, and the server's destructor may wait for requests without end
+
+
+def busy(server: Any) -> bool:
+    """Say whether a request is being answered or waits for its turn."""
+    counts = re.findall(r"^llamacpp:requests_(?:processing|deferred) (\d+)", server.handle_metrics(), re.MULTILINE)
+    return any(map(int, counts))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import RECIPE
-from openai import OpenAI
+from openai import AuthenticationError, OpenAI
 from skips import skip_or_fail
 
 
@@ -41,6 +42,28 @@ def test_a_served_model_answers_thinks_is_healthy_verified_and_stopped(served, t
     checks = {check["name"]: check["status"] for check in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["checks"]}
     # a model of sums need not think well about the sky, of which it is asked here; the prompt must be right all the same
     assert checks["prompt"] == "pass" and {"think", "stop"} <= set(checks), verified.stdout + verified.stderr
+
+
+def test_a_server_with_a_key_serves_its_holder_alone_and_ends_when_it_has_answered(thinkship, store, demo, tmp_path):
+    file = tmp_path / "api_key"
+    file.write_text("f00d\n", encoding="utf-8")
+    first = thinkship("serve", RECIPE, "--engine", "llamacpp", "--port", 18083, "--api-key-file", file, "--store", store)
+    try:
+        assert first.returncode == 0 and "f00d" not in first.stdout + first.stderr, first.stderr
+        assert thinkship("health", "--store", store).returncode == 0
+        url, question = "http://127.0.0.1:18083/v1", [{"role": "user", "content": "What is 47 + 25?"}]
+        with OpenAI(base_url=url, api_key="wrong", max_retries=0) as stranger, pytest.raises(AuthenticationError):
+            stranger.chat.completions.create(model="smollm2-demo", messages=question, max_tokens=1)
+        with OpenAI(base_url=url, api_key="f00d", max_retries=0, timeout=60) as holder, ThreadPoolExecutor() as beside:
+            asked = beside.submit(
+                holder.chat.completions.create, model="smollm2-demo", messages=question, max_tokens=400, extra_body={"ignore_eos": True}
+            )
+            time.sleep(0.5)
+            assert not asked.done(), "the answer came before the server was stopped: this proves nothing"
+            assert thinkship("stop", "--store", store).returncode == 0
+            assert asked.result().usage.completion_tokens == 400
+    finally:
+        thinkship("stop", "--store", store)
 
 
 def test_serving_twice_names_the_first(thinkship, store, demo):

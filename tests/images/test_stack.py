@@ -114,6 +114,14 @@ def status_of(url: str, **headers: str) -> int:
 
 
 @pytest.mark.skipif("llamacpp" not in NAMES, reason="not among THINKSHIP_TEST_IMAGES")
+def test_llamacpp_asks_for_the_key(built: Built, compose: Compose):
+    built("llamacpp")
+    compose("--profile", "llamacpp", "up", "--detach", "--wait", "--no-build")
+    url, key = "http://127.0.0.1:18081/props", compose("exec", "-T", "llamacpp", "cat", "/run/secrets/api_key").stdout.strip()
+    assert status_of(url) == 401 and status_of(url, Authorization=f"Bearer {key}") == 200
+
+
+@pytest.mark.skipif("llamacpp" not in NAMES, reason="not among THINKSHIP_TEST_IMAGES")
 def test_the_proxy_asks_for_the_key(built: Built, compose: Compose, caddy: str, monkeypatch: pytest.MonkeyPatch):
     built("llamacpp")
     for name, value in {"CADDY_IMAGE": caddy, "UPSTREAM": "llamacpp:8080", "PROXY_PORT": "18443"}.items():

@@ -108,6 +108,18 @@ def test_doctor_names_what_it_looked_at():
     assert {"machine", "memory", "disk", "gpu", "ollama", "port 8080", "environment train", "openmp", "docker"} <= findings
 
 
+@pytest.mark.parametrize(
+    ("engine", "content", "words"),
+    [("ollama", "f00d", "cannot ask for an API key"), ("llamacpp", "", "does not hold one key"), ("vllm", None, "cannot be read")],
+)
+def test_a_key_that_would_protect_nothing_is_refused(tmp_path, engine, content, words):
+    if content is not None:
+        (tmp_path / "key").write_text(content)
+    done = thinkship("serve", DEMO, "--engine", engine, "--api-key-file", tmp_path / "key", "--store", tmp_path / "store")
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert not (tmp_path / "store").exists()
+
+
 def test_help_is_there_at_once():
     took = []
     for _ in range(3):

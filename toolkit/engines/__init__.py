@@ -37,6 +37,18 @@ class Target:
     modelfile: Path | None = None
     think: Think = field(default_factory=Think)
     vllm: Vllm = field(default_factory=Vllm)
+    api_key_file: Path | None = None
+    """File with the key that every request must bear; it never stands on a command line."""
+
+    @property
+    def key_settings(self) -> dict[str, str]:
+        """The environment by which a program of images/ is told where its key lies."""
+        return {"API_KEY_FILE": str(self.api_key_file)} if self.api_key_file else {}
+
+    @property
+    def api_key(self) -> str | None:
+        """The key itself."""
+        return self.api_key_file.read_text(encoding="utf-8").strip() if self.api_key_file else None
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,10 @@ class Engine(Protocol):
     name: str
     environment: str | None
     """Folder under images/ whose environment it runs in; None for a program of the machine."""
+    port: int
+    """Its usual port."""
+    asks_for_key: bool
+    """Whether it can be told to serve nobody without an API key."""
     startup_seconds: float
     """Longest time from the start to the first answered token."""
 

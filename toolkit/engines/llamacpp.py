@@ -16,6 +16,8 @@ class LlamaCpp(OpenAI):
 
     name = "llamacpp"
     environment = "llamacpp"
+    port = 8080
+    asks_for_key = True
     startup_seconds = 180.0
     fields = ("reasoning_content",)
 
@@ -26,7 +28,7 @@ class LlamaCpp(OpenAI):
         size = ("--context", str(target.context), "--parallel", str(target.parallel))
         address = ("--host", tools.bind, "--port", str(port))
         program = (str(tools.python["llamacpp"]), str(tools.programs / "serve.py"))
-        return Command((*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size))
+        return Command((*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size), target.key_settings)
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers 503 while the model loads."""

@@ -19,6 +19,7 @@ class Ollama(OpenAI):
 
     name = "ollama"
     environment: str | None = None
+    port = 11434
     startup_seconds = 180.0
     fields = ("reasoning", "thinking")
 

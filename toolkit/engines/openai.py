@@ -17,6 +17,8 @@ class OpenAI:
 
     name = "openai"
     environment: str | None = None
+    port = 8000
+    asks_for_key = False
     startup_seconds = 120.0
     fields: tuple[str, ...] = ("reasoning", "reasoning_content", "thinking")
 

@@ -22,6 +22,7 @@ class Transformers(OpenAI):
 
     name = "transformers"
     environment = "train"
+    port = 8001
     startup_seconds = 300.0
     fields = ("reasoning_content",)
 

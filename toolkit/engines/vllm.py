@@ -16,15 +16,18 @@ QUANTIZATION = {
     "f16": ("--dtype", "float16"),
     "f32": ("--dtype", "float32"),
 }
+DRAIN_SECONDS = 60
+"""Time in which answers that have begun are finished when the server is told to end."""
 PARSER = "qwen3"
 """Splits at </think> for QwQ, R1 distills and Qwen3 alike; `deepseek_r1` counts no reasoning tokens where the prompt opens the tag."""
 
 
 class Vllm(OpenAI):
-    """The OpenAI server of vLLM; its own command line fails in the CPU build, so the module is run."""
+    """The OpenAI server of vLLM, through images/vllm/serve.py: its own command line fails in the CPU build."""
 
     name = "vllm"
     environment = "vllm"
+    asks_for_key = True
     startup_seconds = 900.0
     fields = ("reasoning",)
 
@@ -33,15 +36,16 @@ class Vllm(OpenAI):
         if target.model is None or target.variant not in QUANTIZATION:
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
         argv = (
-            *(str(tools.python["vllm"]), "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.model.resolve())),
+            *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel), "--disable-log-stats"),
+            *("--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
             *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
             *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if tools.gpu else ("--enforce-eager",)),
             *target.vllm.extra_args,
         )
-        return Command(argv, _settings(tools))
+        return Command(argv, _settings(tools) | target.key_settings)
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers once the model is loaded."""

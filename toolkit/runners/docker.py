@@ -40,7 +40,6 @@ class Box:
     address: str = "127.0.0.1"
     """Address of the host at which the port is open."""
     gpu: bool = False
-    name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     restart: bool = False
     cwd: Path | None = None
@@ -214,7 +213,6 @@ def _settings(box: Box) -> dict[str, Any]:
     return {
         "entrypoint": [box.argv[0]],
         "command": list(box.argv[1:]),
-        "name": box.name,
         "working_dir": str(box.cwd) if box.cwd else None,
         "labels": dict(box.labels),
         "environment": dict(box.env),
@@ -256,6 +254,4 @@ def _readable(error: DockerException, box: Box) -> ThinkshipError:
         return NotReadyError("containers get no GPU here", "install the NVIDIA Container Toolkit, or run without a GPU (THINKSHIP_VARIANT=cpu)")
     if "no space left" in words:
         return NotReadyError(f"the Docker Engine's disk is full: {words}", "docker system prune, or move its data-root to a larger disk")
-    if "is already in use by container" in words:
-        return NotReadyError(f"a container called {box.name} is there already", "`make stop`, or docker rm it")
     return FailedError(f"the Docker Engine refused {box.image or 'a container'}: {words}", "see `docker info` and the engine's log")

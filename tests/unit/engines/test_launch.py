@@ -60,6 +60,14 @@ def test_ollama_missing_is_said_with_its_remedy(target, tools):
         engine("ollama").launch(target, 1, replace(tools, ollama=None))
 
 
+@pytest.mark.parametrize(("name", "variant"), [("llamacpp", "q8_0"), ("vllm", "bf16")])
+def test_a_key_is_told_by_its_file_and_stands_on_no_command_line(target, tools, name, variant, tmp_path):
+    (tmp_path / "key").write_text("f00d\n")
+    command = engine(name).launch(replace(target, variant=variant, api_key_file=tmp_path / "key"), 8000, tools)
+    assert command.env["API_KEY_FILE"] == str(tmp_path / "key")
+    assert "f00d" not in " ".join((*command.argv, *command.env.values()))
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
     target = replace(target, variant="bnb-nf4", vllm=Vllm(extra_args=("--seed", "1")))
