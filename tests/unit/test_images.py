@@ -9,8 +9,9 @@ import pytest
 from conftest import DEMO
 
 from toolkit import images
-from toolkit.errors import UsageError
+from toolkit.errors import NotReadyError, UsageError
 from toolkit.images import Image
+from toolkit.runners.containers import check_readable
 from toolkit.stages import ROOT
 
 
@@ -53,6 +54,16 @@ def test_an_unknown_image_or_variant_is_named(monkeypatch):
     monkeypatch.setenv("THINKSHIP_VARIANT", "gpu")
     with pytest.raises(UsageError, match="THINKSHIP_VARIANT is 'gpu'"):
         images.variant()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root's containers run as another user than the caller")
+def test_a_folder_that_roots_containers_cannot_read_is_named_before_anything_starts(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "private").mkdir(mode=0o700)
+    check_readable((tmp_path / "open",))
+    with pytest.raises(NotReadyError, match="private is closed to user 10001") as told:
+        check_readable((tmp_path / "open", tmp_path / "private"))
+    assert "chmod -R o+rX" in told.value.remedy
 
 
 RUN = ("run", DEMO, "--runner", "docker")

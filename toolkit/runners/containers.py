@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from toolkit import process
 from toolkit.engines import Target, Tools, engine
-from toolkit.errors import FailedError
+from toolkit.errors import FailedError, NotReadyError
 from toolkit.host import HOST_STAGES
 from toolkit.images import Image, ensure, image
 from toolkit.pipeline import Task
@@ -48,6 +49,7 @@ class DockerRunner:
         chosen = ensure(image(step.stage.environment))
         self._guard()
         inputs = tuple(path.resolve() for path in task.inputs.values())
+        check_readable(inputs)
         arguments = write_arguments(step, task)
         box = Box(
             chosen.tag,
@@ -95,10 +97,12 @@ class Containers:
     def start(self, command: Command, target: Target, port: int, log: Path, detached: bool = False) -> Served:
         """Start a container; a detached one is restarted by the engine when it dies, and outlives us."""
         given = (target.model, target.gguf and target.gguf.parent, target.modelfile and target.modelfile.parent)
+        reads = tuple(path.resolve() for path in given if path)
+        check_readable(reads)
         box = Box(
             self.image.tag,
             command.argv,
-            reads=tuple(path.resolve() for path in given if path),
+            reads=reads,
             writes=(self.tools.scratch,),
             env=process.WAITING | dict(command.env),
             port=port,
@@ -154,6 +158,17 @@ class Served:
             sink.write(self.tail(2000) + "\n")
         self.container.stop(grace)
         _give(self.container.box.writes, (os.getuid(), os.getgid()))
+
+
+def check_readable(folders: Iterable[Path]) -> None:
+    """Raise NotReadyError where a caller who is root hands over a folder that is closed to the containers' user."""
+    if os.getuid():
+        return
+    wanted = stat.S_IROTH | stat.S_IXOTH
+    for folder in folders:
+        if folder.stat().st_mode & wanted != wanted:
+            message = f"{folder} is closed to user {docker.NOBODY}, as whom containers run where the caller is root"
+            raise NotReadyError(message, f"chmod -R o+rX {folder}, or run thinkship as a user who is not root")
 
 
 def _online() -> dict[str, str]:
