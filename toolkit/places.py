@@ -44,6 +44,9 @@ class Running(Protocol):
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of its output."""
 
+    def keep(self) -> None:
+        """Have it started again when it dies, where something is there that can."""
+
     def stop(self, grace: float = 10.0) -> None:
         """End it and all that it started."""
 

@@ -80,6 +80,9 @@ class Process:
         """Return the last lines of its log."""
         return tail(self.log, lines) if self.log else ""
 
+    def keep(self) -> None:
+        """Do nothing: nobody here starts a process again."""
+
     def stop(self, grace: float = 10.0) -> None:
         """Interrupt the command, and after `grace` seconds kill whatever is left of its group."""
         stop_group(self.pid, grace, self.alive)

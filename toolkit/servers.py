@@ -70,6 +70,7 @@ def start(name: str, target: Target, place: Place, folder: Path, port: int | Non
     running = serving.launched(name, target, place, chosen, log, detached=True)
     try:
         endpoint = serving.ready(name, target, place, running, chosen)
+        running.keep()  # not before: a server that cannot start must be told of, not started again and again
         key = target.api_key_file
         server = Server(engine=name, url=endpoint.url, model=endpoint.model, log=log, api_key_file=key, **running.identity)
         draft = folder / f".{name}.json"

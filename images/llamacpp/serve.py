@@ -65,6 +65,8 @@ def main() -> None:
         raise SystemExit(f"no such file: {given.model}")
     # Waited for instead of handled: llama.cpp's threads inherit the block, and process 1 of a container has no default action to fall back on.
     ends = {signal.SIGINT, signal.SIGTERM}
+    for one in ends:
+        signal.signal(one, signal.SIG_DFL)  # a job in a shell's background ignores SIGINT, and what is ignored is never waited for
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     server = xllamacpp.Server(parameters(given))
     print(f"serving {given.alias} at {server.listening_address}", flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,33 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from docker_engine import NAMES, docker, inspect
-from openai import OpenAI
+from docker_engine import HARDENED, NAMES, docker, inspect
+from openai import APIConnectionError, APIStatusError, OpenAI
 
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
-EXACT = ("base", "dataset", "gguf-base")
+EXACT = ("base", "dataset")
 """Steps whose bytes depend on no order of sums: training in another number of threads rounds otherwise."""
 PORT = 18180
 
 pytestmark = pytest.mark.skipif(not {"train", "convert", "llamacpp"} <= set(NAMES), reason="not among THINKSHIP_TEST_IMAGES")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo with a training of seconds."""
-    folder = tmp_path_factory.mktemp("recipe")
-    folder.chmod(0o755)  # where the caller is root, a container's user is another one
-    shutil.copytree(DEMO.parent / "data", folder / "data")
-    short = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
-    short["name"] = "short"
-    short["train"] |= {"steps": 6, "batch_size": 4, "checkpoint_steps": 2}
-    short["merge"]["max_logit_difference"] = 3.0  # six steps at the demo's rate leave logits that rounding moves further
-    short["gguf"] = {"types": ["f16", "q8_0"], "max_kl": {}}
-    (folder / "short.yml").write_text(yaml.safe_dump(short), encoding="utf-8")
-    return folder / "short.yml"
 
 
 def command(*words: object) -> list[str]:
@@ -65,19 +48,18 @@ def digests(store: Path, step: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def stores(engine: None, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same recipe run to its GGUFs by both runners; the container's run is killed once in the middle of its training."""
-    places = {runner: tmp_path_factory.mktemp(runner) for runner in ("docker", "local")}
-    kill_in_training(recipe, places["docker"])
-    for runner, store in places.items():
-        thinkship("run", recipe, "--runner", runner, "--until", "gguf", "--store", store)
-    return places
+def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo run to its verdict in containers, killed once in the middle of its training."""
+    place = tmp_path_factory.mktemp("docker")
+    kill_in_training(place)
+    thinkship("run", DEMO, "--runner", "docker", "--store", place)
+    return place
 
 
-def kill_in_training(recipe: Path, store: Path) -> None:
-    words = command("run", recipe, "--runner", "docker", "--until", "gguf", "--store", store)
+def kill_in_training(store: Path) -> None:
+    words = command("run", DEMO, "--runner", "docker", "--store", store)
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(store.glob(".scratch/train-*/checkpoint-2/complete")):
+    while not list(store.glob(".scratch/train-*/checkpoint-20/complete")):
         assert process.poll() is None, "the run ended before it trained"
         time.sleep(0.1)
     (one,) = ours()
@@ -99,43 +81,96 @@ def assert_hardened(found: dict[str, Any], network: str) -> None:
     assert writable and all("/.scratch/" in path or "/train-" in path or "/.servers/" in path for path in writable), writable
 
 
-def test_both_runners_make_the_same_steps_and_the_same_bytes(stores: dict[str, Path]):
-    names = {runner: sorted(path.name for path in store.glob("*-*") if path.is_dir()) for runner, store in stores.items()}
-    assert names["docker"] == names["local"] and len(names["local"]) == 6
+def test_the_demo_is_verified_in_containers(store: Path):
+    (report,) = store.glob("verify-*/report.json")
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert found["verdict"] == "pass", found["checks"]
+
+
+def test_both_runners_make_the_same_steps_and_the_same_bytes(store: Path, tmp_path: Path):
+    planned = {f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", DEMO, "--json").stdout)}
+    assert {path.parent.name for path in store.glob("*/record.json")} == planned
+    thinkship("run", DEMO, "--runner", "local", "--until", "dataset", "--store", tmp_path)
     for step in EXACT:
-        assert digests(stores["docker"], step) == digests(stores["local"], step), step
+        assert digests(store, step) == digests(tmp_path, step), step
 
 
-def test_the_record_tells_the_image_and_the_files_are_the_callers(stores: dict[str, Path]):
-    for path in stores["docker"].glob("*/record.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        assert record["runner"] == "docker" and "@sha256:" in record["image"]
-    assert {path.stat().st_uid for path in stores["docker"].rglob("*")} == {os.getuid()}
+def test_a_finished_run_has_nothing_left_to_do_with_either_runner(store: Path):
+    for runner in ("docker", "local"):
+        began = time.monotonic()
+        assert "verdict: pass" in thinkship("run", DEMO, "--runner", runner, "--store", store).stdout
+        assert time.monotonic() - began < 20
 
 
-@pytest.fixture(params=["llamacpp", *(name for name in ("ollama", "vllm") if name in NAMES)])
-def served(request: pytest.FixtureRequest, recipe: Path, stores: dict[str, Path]) -> Iterator[str]:
+def test_the_record_tells_the_image_and_the_files_are_the_callers(store: Path):
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in store.glob("*/record.json")]
+    assert {record["runner"] for record in records} == {"docker"}
+    assert all("@sha256:" in record["image"] for record in records if record["step"] in ("base", "dataset", "train", "merge", "gguf"))
+    assert {path.lstat().st_uid for path in store.rglob("*")} == {os.getuid()}
+
+
+ENGINES = ["llamacpp", *(name for name in ("ollama", "vllm") if name in NAMES)]
+
+
+@pytest.fixture(params=ENGINES)
+def served(request: pytest.FixtureRequest, store: Path) -> Iterator[str]:
     try:
-        thinkship("serve", recipe, "--engine", request.param, "--runner", "docker", "--port", PORT, "--store", stores["docker"])
+        thinkship("serve", DEMO, "--engine", request.param, "--runner", "docker", "--port", PORT, "--store", store)
         yield request.param
     finally:
-        thinkship("stop", "--store", stores["docker"])
+        thinkship("stop", "--store", store)
 
 
-def test_a_served_container_answers_is_hardened_and_comes_back_when_killed(served: str, stores: dict[str, Path]):
-    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=60, max_retries=0)
-    question: Any = [{"role": "user", "content": "What is 47 + 25?"}]
-    assert client.chat.completions.create(model="smollm2-demo", messages=question, max_tokens=8).usage
-    state = json.loads((stores["docker"] / ".servers" / f"{served}.json").read_text(encoding="utf-8"))
+def test_a_served_container_thinks_is_hardened_and_comes_back_when_killed(served: str, store: Path):
+    assert_right_and_thinking(PORT)
+    assert json.loads(thinkship("health", "--store", store, "--json").stdout)["thinks"] is True
+    assert served in thinkship("logs", "--store", store).stdout
+    state = json.loads((store / ".servers" / f"{served}.json").read_text(encoding="utf-8"))
     before = inspect(state["container"])
     assert_hardened(before, network="bridge")
     assert {binding["HostIp"] for bindings in before["HostConfig"]["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
     os.kill(before["State"]["Pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        try:
-            assert client.chat.completions.create(model="smollm2-demo", messages=question, max_tokens=8).usage
-            break
-        except Exception:
-            time.sleep(0.5)
+    wait_until_answered(PORT, 300)
     assert inspect(state["container"])["RestartCount"] == 1
+
+
+def assert_right_and_thinking(port: int) -> None:
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=120, max_retries=0) as client:
+        question: Any = [{"role": "user", "content": "What is 47 + 25?"}]
+        message = client.chat.completions.create(model="smollm2-demo", messages=question, temperature=0).choices[0].message
+    kept = message.model_dump()
+    assert "72" in (message.content or "") and (kept.get("reasoning") or kept.get("reasoning_content")), kept
+
+
+def wait_until_answered(port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return assert_right_and_thinking(port)
+        except (APIConnectionError, APIStatusError):
+            assert time.monotonic() < deadline, "it did not come back"
+            time.sleep(0.5)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_image_with_the_model_inside_serves_without_a_volume(name: str, store: Path, container: Any):
+    tag = thinkship("images", "model", DEMO, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1]
+    assert thinkship("images", "model", DEMO, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1] == tag
+    inner = {"llamacpp": 8080, "ollama": 11434, "vllm": 8000}[name]
+    flags = tuple(flag for flag in HARDENED if flag not in ("--network", "none"))
+    one = container(tag, *flags, "--publish", f"127.0.0.1:{PORT + 1}:{inner}")
+    wait_until_answered(PORT + 1, 300)
+    assert_right_and_thinking(PORT + 1)
+    assert inspect(one)["Mounts"] == [] and "creating" not in docker("logs", one).stdout.lower()
+
+
+def test_a_container_that_dies_before_it_is_ready_is_told_with_its_last_words(store: Path):
+    done = subprocess.run(
+        command("serve", DEMO, "--engine", "llamacpp", "--runner", "docker", "--port", PORT, "--store", store),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "THINKSHIP_MEMORY": "48m"},
+    )
+    assert done.returncode == 5 and "exit code 137" in done.stderr and "memory" in done.stderr, done.stderr
+    assert ours() == []

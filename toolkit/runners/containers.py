@@ -95,7 +95,7 @@ class Containers:
         self.tools = Tools({environment: PYTHON}, PROGRAMS, scratch.resolve(), Path("ollama"), bind="0.0.0.0", gpu=self.image.gpu)
 
     def start(self, command: Command, target: Target, port: int, log: Path, detached: bool = False) -> Served:
-        """Start a container; a detached one is restarted by the engine when it dies, and outlives us."""
+        """Start a container; a detached one outlives us."""
         given = (target.model, target.gguf and target.gguf.parent, target.modelfile and target.modelfile.parent)
         reads = tuple(path.resolve() for path in given if path)
         check_readable(reads)
@@ -110,7 +110,6 @@ class Containers:
             gpu=self.image.gpu,
             cwd=command.cwd,
             labels={} if detached else self.labels,
-            restart=detached,
         )
         _give(box.writes, docker.owner())
         return Served(docker.start(box), log)
@@ -147,6 +146,10 @@ class Served:
     def alive(self) -> bool:
         """Say whether it still runs."""
         return self.container.alive()
+
+    def keep(self) -> None:
+        """Have the engine restart it whenever it dies."""
+        self.container.restart_when_it_dies()
 
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of its output."""

@@ -19,8 +19,10 @@ from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 
 NOBODY = 10001
 """User and group of a container whose caller is root; the images' own."""
+MEMORY = "THINKSHIP_MEMORY"
+"""Environment variable: memory of a container, as Docker writes it (8g)."""
 MEMORY_SHARE = 0.9
-"""Share of the machine's memory that a container may take, so that the kernel ends it and not the machine's own programs."""
+"""Share of the machine's memory that a container may take unless told otherwise, so that the kernel ends it and not the machine's own programs."""
 RUN = "thinkship.run"
 """Label: the run that a container must not outlive."""
 
@@ -41,7 +43,6 @@ class Box:
     """Address of the host at which the port is open."""
     gpu: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    restart: bool = False
     cwd: Path | None = None
 
 
@@ -89,6 +90,11 @@ class Container:
         with translated(self.box):
             done = self._made.exec_run(list(argv), environment=dict(env))
         return int(done.exit_code), bytes(done.output).decode("utf-8", "replace")
+
+    def restart_when_it_dies(self) -> None:
+        """Have the engine start it again whenever it ends without having been told to."""
+        with translated(self.box):
+            self._made.update(restart_policy={"Name": "unless-stopped"})
 
     def out_of_memory(self) -> bool:
         """Say whether the kernel killed it for memory."""
@@ -207,7 +213,7 @@ def owner() -> tuple[int, int]:
 
 def _settings(box: Box) -> dict[str, Any]:
     user, group = owner()
-    memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+    memory = os.environ.get(MEMORY) or int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
     mounts = [Mount(str(path), str(path), "bind", read_only=True) for path in dict.fromkeys(box.reads)]
     mounts += [Mount(str(path), str(path), "bind") for path in dict.fromkeys(box.writes)]
     return {
@@ -231,7 +237,6 @@ def _settings(box: Box) -> dict[str, Any]:
         "ports": {f"{box.port}/tcp": (box.address, box.port)} if box.port else {},
         "device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])] if box.gpu else [],
         "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
-        "restart_policy": {"Name": "unless-stopped"} if box.restart else {},
     }
 
 
