@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +91,29 @@ def run(run_program: Any, python: Path, base: Path, folder: Path, **changes: Any
     data = {"source": {"path": "train.jsonl"}, "holdout": {"path": "holdout.jsonl"}, **changes}
     inputs = {"base": base, "recipe_dir": folder}
     return run_program(python, PROGRAMS / "prepare_dataset.py", inputs, piece("dataset", dataset=data), folder / "run")
+
+
+TO_PARQUET = """
+import json, sys
+import pyarrow, pyarrow.parquet
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sys.argv[2])
+"""
+
+
+def test_takes_parquet_and_only_the_first_rows_up_to_the_limit(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", {**GOOD, "Response": ""}, *({**GOOD, "Question": f"Question {number}?"} for number in range(5)))
+    write(tmp_path / "holdout.jsonl", {**GOOD, "Question": "What is 2 + 2?"})
+    subprocess.run((train_python, "-c", TO_PARQUET, tmp_path / "train.jsonl", tmp_path / "train.parquet"), check=True)
+    done = run(run_program, train_python, base, tmp_path, source={"path": "train.parquet"}, limit=3)
+    assert done.code == 0, done.log[-2000:] + str(done.events)
+    assert [row["prompt"].partition("user\n")[2].partition("<|im_end|>")[0] for row in lines(done.output / "train.jsonl")] == [
+        "Question 0?",
+        "Question 1?",
+        "Question 2?",
+    ]
+    stats = json.loads((done.output / "stats.json").read_text())["train"]
+    assert (stats["read"], stats["kept"], stats["first_dropped"]["empty answer"]) == (6, 3, "train.parquet:1")
 
 
 def test_refuses_a_held_out_question_that_is_trained_on(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
