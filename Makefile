@@ -88,6 +88,10 @@ test: unit ## units, stage programs, the whole chain with all four real engines,
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images
 
+.PHONY: pins
+pins: ## write the pins of images/base.env into Dockerfiles and compose
+	@sh images/pins.sh
+
 .PHONY: locks
 locks: .venv/.host ## resolve every requirements.lock again
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

@@ -142,6 +142,9 @@ def doctor(recipe: Path | None, as_json: bool, store: Path) -> None:
     room.report(recipe, store, as_json)
 
 
+SIGN = click.option("--sign", "key", type=click.Path(path_type=Path), help="Sign each by digest with this cosign key, its bill of materials too.")
+
+
 @cli.group()
 def images() -> None:
     """Build, list and push the images of images/."""
@@ -150,23 +153,38 @@ def images() -> None:
 @images.command("build")
 @click.argument("names", nargs=-1)
 @click.option("--push", "registry", help="Push each to this registry afterwards.")
-def build_images(names: tuple[str, ...], registry: str | None) -> None:
+@SIGN
+def build_images(names: tuple[str, ...], registry: str | None, key: Path | None) -> None:
     """Build the named images, or all: what is here by content is not built again."""
     from toolkit import images as room
+    from toolkit import supply
 
     room.build_all(names)
     if registry:
-        room.push(registry, names)
+        supply.publish(registry, names, key)
 
 
 @images.command("push")
 @click.argument("registry")
 @click.argument("names", nargs=-1)
-def push_images(registry: str, names: tuple[str, ...]) -> None:
+@SIGN
+def push_images(registry: str, names: tuple[str, ...], key: Path | None) -> None:
     """Push images to a registry and print their digests there."""
-    from toolkit import images as room
+    from toolkit import supply
 
-    room.push(registry, names)
+    supply.publish(registry, names, key)
+
+
+@images.command("sbom")
+@click.argument("names", nargs=-1)
+@click.option("--output", "folder", type=click.Path(path_type=Path), default=Path("sbom"), show_default=True, help="Folder for the files.")
+def list_materials(names: tuple[str, ...], folder: Path) -> None:
+    """Write the bill of materials of the named images, or of all, as CycloneDX JSON; needs syft."""
+    from toolkit import images as room
+    from toolkit import supply
+
+    for chosen in map(room.image, names or room.NAMES):
+        supply.write_sbom(chosen, folder)
 
 
 @images.command("model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,13 +139,14 @@ def build_all(names: tuple[str, ...]) -> None:
             build(chosen)
 
 
-def push(registry: str, names: tuple[str, ...]) -> None:
-    """Push images to a registry under their content's tag and the version's, and print each one's digest there."""
+def push(registry: str, names: tuple[str, ...]) -> Iterator[tuple[Image, str]]:
+    """Push images to a registry under their content's tag and the version's; print and yield each with its name by digest there."""
     for chosen in map(image, names or NAMES):
         chosen.digest()
         for tag in (chosen.content[:12], __version__):
             pushed = docker.push(chosen.tag, f"{registry}/{chosen.repository}", tag)
         console.say(f"{registry}/{chosen.repository}:{__version__}@{pushed}")
+        yield chosen, f"{registry}/{chosen.repository}@{pushed}"
 
 
 def table() -> Table:

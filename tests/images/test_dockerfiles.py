@@ -103,3 +103,15 @@ def test_the_verify_image_installs_a_part_of_what_the_host_does():
     ours, host = entries(IMAGES / "verify" / "requirements.lock"), entries(ROOT / "requirements.lock")
     assert ours.items() <= host.items() and {"openai", "pydantic", "click", "rich", "docker", "jinja2", "pyyaml"} <= ours.keys()
     assert not {"uv", "pytest", "mypy", "ruff", "hatchling"} & ours.keys()
+
+
+def test_a_changed_pin_goes_into_every_file_that_repeats_it(tmp_path: Path):
+    for folder in ("images", "compose"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    pins = tmp_path / "images" / "base.env"
+    text = re.sub(r"^BASE_IMAGE=.*", "BASE_IMAGE=python:9", pins.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pins.write_text(re.sub(r"^CADDY_IMAGE=.*", "CADDY_IMAGE=caddy:9", text, flags=re.MULTILINE), encoding="utf-8")
+    subprocess.run(["sh", str(tmp_path / "images" / "pins.sh")], check=True, capture_output=True)
+    defaults = {path.parent.name: path.read_text(encoding="utf-8") for path in (tmp_path / "images").glob("*/Dockerfile")}
+    assert all(("ARG BASE_IMAGE=python:9" in text) is (name != "ollama") for name, text in defaults.items()) and len(defaults) == 6
+    assert (tmp_path / "compose" / "compose.yaml").read_text(encoding="utf-8").count("${CADDY_IMAGE:-caddy:9}") == 2

@@ -120,6 +120,13 @@ def test_a_key_that_would_protect_nothing_is_refused(tmp_path, engine, content, 
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("words", [("sbom", "verify"), ("push", "127.0.0.1:9", "verify", "--sign", "cosign.key")])
+def test_a_missing_tool_of_the_supply_chain_is_named_with_its_remedy(tmp_path, monkeypatch, words):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = thinkship("images", *words)
+    assert done.returncode == 4 and "syft is not on PATH" in done.stderr and "go install" in done.stderr, done.stderr
+
+
 def test_help_is_there_at_once():
     took = []
     for _ in range(3):

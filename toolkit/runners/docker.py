@@ -202,6 +202,7 @@ def push(image: str, repository: str, tag: str) -> str:
         told = list(client().images.push(repository, tag=tag, stream=True, decode=True))
     refused = next((line["error"] for line in told if "error" in line), None)
     if refused:
+        client().images.remove(f"{repository}:{tag}", noprune=True)
         raise FailedError(f"{repository}:{tag} was not pushed: {refused}", "docker login, or check the registry's address")
     return str(next(line["aux"]["Digest"] for line in told if "Digest" in line.get("aux", {})))
 
