@@ -14,6 +14,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount
+from requests import RequestException
+from urllib3.exceptions import HTTPError
 
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 
@@ -23,6 +25,8 @@ MEMORY = "THINKSHIP_MEMORY"
 """Environment variable: memory of a container, as Docker writes it (8g)."""
 MEMORY_SHARE = 0.9
 """Share of the machine's memory that a container may take unless told otherwise, so that the kernel ends it and not the machine's own programs."""
+GONE = (RequestException, HTTPError)
+"""What the SDK lets through when the engine's socket breaks off."""
 RUN = "thinkship.run"
 """Label: the run that a container must not outlive."""
 
@@ -102,30 +106,29 @@ class Container:
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to end, kill it after `grace` seconds, and remove it."""
-        try:
-            self._made.stop(timeout=int(grace))
+        with translated(self.box):
+            try:
+                self._made.stop(timeout=int(grace))
+            except NotFound:
+                return
             self.remove()
-        except NotFound:
-            return
-        except DockerException as error:
-            raise _readable(error, self.box) from error
 
     def remove(self) -> None:
         """Kill and remove it; nothing where it is gone already."""
-        try:
-            self._made.remove(force=True, v=True)
-        except (NotFound, APIError) as error:
-            if isinstance(error, APIError) and error.status_code not in (404, 409):  # 409: it is being removed
-                raise _readable(error, self.box) from error
+        with translated(self.box):
+            try:
+                self._made.remove(force=True, v=True)
+            except APIError as error:
+                if error.status_code not in (404, 409):  # 409: it is being removed
+                    raise
 
     def _state(self) -> dict[str, Any]:
-        try:
-            self._made.reload()
-        except NotFound:
-            return {"ExitCode": 137}
-        except DockerException as error:
-            raise _readable(error, self.box) from error
-        return dict(self._made.attrs["State"])
+        with translated(self.box):
+            try:
+                self._made.reload()
+            except NotFound:
+                return {"ExitCode": 137}
+            return dict(self._made.attrs["State"])
 
 
 @cache
@@ -248,6 +251,8 @@ def translated(box: Box) -> Iterator[None]:
         yield
     except DockerException as error:
         raise _readable(error, box) from error
+    except GONE as error:
+        raise FailedError(f"the Docker Engine stopped answering: {error}", "start it again, then the same command") from error
 
 
 def _readable(error: DockerException, box: Box) -> ThinkshipError:
