@@ -209,12 +209,12 @@ class _Asking(threading.Thread):
     def _take(self, event: str) -> bool:
         """Add one event of the stream to the message and say whether it is the last."""
         choice = _choice(_parsed(event))
-        delta = choice.get("delta")
-        for name in ("content", *FIELDS):
-            piece = delta.get(name) if isinstance(delta, dict) else None
-            if piece:
+        delta: Any = choice.get("delta")
+        for name in ("content", *FIELDS) if isinstance(delta, dict) else ():
+            if piece := delta.get(name):
                 self.message[name] = self.message.get(name, "") + str(piece)
                 self.first_token = self.first_token or round(time.monotonic() - self.began, 3)
+        self.counted = choice.get("finish_reason") == "length"  # tokens were made, even where a parser kept them back
         return bool(choice.get("finish_reason"))
 
 

@@ -54,13 +54,18 @@ def asked(serve, answer, **options) -> Health:
         (({"content": "<thi"}, {"content": "nk>R"}), 0, "inline"),
         (({"content": "<think>\n"}, {"content": "\n</think>4"}), 6, None),
         (({"content": "4"},), 6, None),
-        (({"role": "assistant"},), 4, None),
     ],
 )
 def test_a_stream_says_whether_the_model_answers_and_thinks(serve, deltas, code, where):
     found = asked(serve, lambda request: send(request, events(*deltas, finish="length"), kind="text/event-stream"))
     assert (found.code, found.where) == (code, where), found
-    assert (found.first_token_seconds is None) == (code == 4)
+    assert found.first_token_seconds is not None
+
+
+@pytest.mark.parametrize(("finish", "code"), [("stop", 4), ("length", 6)])
+def test_a_stream_without_a_piece_is_an_answer_only_where_its_tokens_ran_out(serve, finish, code):
+    found = asked(serve, lambda request: send(request, events({"role": "assistant"}, finish=finish), kind="text/event-stream"))
+    assert (found.code, found.first_token_seconds) == (code, None)
 
 
 def test_a_server_that_does_not_stream_is_read_whole(serve):

@@ -14,11 +14,12 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from loopback import completion, events, send, serve
 
 from toolkit import metrics
 from toolkit.errors import NotReadyError
-from toolkit.health import Question, probe
+from toolkit.health import Health, Question, probe
 from toolkit.stages import ROOT
 from toolkit.watch import Seen, Watch
 
@@ -155,3 +156,17 @@ def test_a_signal_ends_the_watch_cleanly_even_while_it_waits_for_an_answer(serve
             process.kill()
     assert (process.returncode, err) == (0, "") and time.monotonic() - began < 8
     assert re.search(r"watched \S+: \d+ thinks, \d+ no_answer, \d+ no_thinking$", out.strip())
+
+
+def test_the_operators_page_names_metrics_that_exist_and_its_examples_can_be_read():
+    page = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    scrape, rules = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    expressions = " ".join(rule["expr"] for rule in rules["groups"][0]["rules"])
+    named = set(re.findall(r"thinkship_\w+", expressions))
+    assert len(named) >= 5 and named <= {metric.name for metric in metrics.METRICS}
+    assert scrape["scrape_configs"][0]["static_configs"][0]["targets"] == ["127.0.0.1:9177"]
+
+
+def test_the_operators_page_shows_nagios_line_as_it_is():
+    shown = Health(True, True, 0.31, "answers and thinks", "qwq", 0.05, 12, "reasoning").nagios("http://host:8000/v1", 2)[0]
+    assert shown in (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
