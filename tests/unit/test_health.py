@@ -194,7 +194,7 @@ def test_a_probe_that_gives_up_hangs_up(serve):
 
 
 def test_a_late_answer_is_told_from_none(serve):
-    assert "its answer begins and does not end" in asked(serve, drip_the_body, timeout=1.0).message
+    assert "its answer begins and does not end" in asked(serve, drip_the_body, timeout=0.6).message
 
 
 def test_a_name_that_is_looked_up_for_ever_takes_no_longer_than_the_timeout(monkeypatch):
