@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from conftest import DEMO
 from loopback import completion, listening, send
 
+from toolkit import process
 from toolkit.cli import main
 from toolkit.stages import ROOT
 
@@ -181,3 +183,18 @@ def test_a_look_at_a_server_imports_nothing_that_takes_longer_than_the_look():
     words = "import sys, toolkit.monitor; print(sorted({'openai', 'docker', 'jinja2'} & set(sys.modules)))"
     done = subprocess.run((sys.executable, "-c", words), cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("field", "code"), [("reasoning_content", 0), ("reasoning", 6)])
+def test_health_of_our_own_server_takes_its_name_its_key_and_the_field_of_its_engine(tmp_path, field, code):
+    def answer(request):
+        known = request.headers["Authorization"] == "Bearer f00d" and request.path == "/v1/chat/completions"
+        send(request, completion({"content": None, field: "R"}, "length") if known else "{}", 200 if known else 401)
+
+    (tmp_path / "key").write_text("f00d\n")
+    (tmp_path / ".servers").mkdir()
+    with listening(answer) as url:
+        own = {"pid": os.getpid(), "started": process.started(os.getpid()), "api_key_file": str(tmp_path / "key"), "log": "log"}
+        (tmp_path / ".servers" / "llamacpp.json").write_text(json.dumps({"engine": "llamacpp", "url": url, "model": "demo", **own}))
+        done = thinkship("health", "--store", tmp_path)
+    assert done.returncode == code and done.stdout.startswith(f"demo at {url}: "), done.stderr
