@@ -174,7 +174,7 @@ def drip_a_stream(request: BaseHTTPRequestHandler) -> None:
     drip(request, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
 
 
-@pytest.mark.parametrize("answer", [lambda _: time.sleep(10), drip, drip_the_body, drip_a_stream])
+@pytest.mark.parametrize("answer", [lambda _: time.sleep(10), drip, drip_a_stream])
 def test_a_server_that_hangs_or_drips_takes_no_longer_than_the_timeout(serve, answer):
     began = time.monotonic()
     found = asked(serve, answer, timeout=0.2)
@@ -211,6 +211,13 @@ def test_nothing_listens():
 def test_https_where_http_is_spoken_is_told(serve):
     url = serve(hang).replace("http:", "https:")
     assert "SSL" in probe(Question(url, "m")).message
+
+
+def test_a_handshake_that_is_never_answered_takes_no_longer_than_the_timeout():
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = probe(Question(f"https://127.0.0.1:{silent.getsockname()[1]}/v1", "m", timeout=0.2))
+    assert "no whole answer within 0.2 s" in found.message and time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("listed", ['{"data": []}', '{"data": null}', "{}", '{"data": ["m"]}'])

@@ -139,23 +139,26 @@ def test_a_port_that_is_taken_is_named_with_its_remedy():
     assert "--port" in problem.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("number", "answer"), [(signal.SIGTERM, lambda _: time.sleep(20)), (signal.SIGINT, lambda request: send(request, completion(THINKS)))]
-)
-def test_a_signal_ends_the_watch_cleanly_even_while_it_waits_for_an_answer(serve, number, answer):
-    words = ("watch", "--url", serve(answer), "--model", "m", "--port", "0", "--timeout", "15", "--every", "0.1")
-    program = (sys.executable, "-m", "toolkit.cli", *words)
-    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def start_watch(url: str) -> subprocess.Popen[str]:
+    words = ("watch", "--url", url, "--model", "m", "--port", "0", "--timeout", "15", "--every", "0.1")
+    return subprocess.Popen((sys.executable, "-m", "toolkit.cli", *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_signal_ends_the_watch_cleanly_even_while_it_waits_for_an_answer(serve):
+    hanging, well = serve(lambda _: time.sleep(20)), serve(lambda request: send(request, completion(THINKS)))
+    with start_watch(hanging) as first, start_watch(well) as second:  # both at once: each spends its time on imports
         try:
-            url = re.search(r"metrics at (\S+);", process.stdout.readline())[1]
-            assert "thinkship_probes_total" in get(url, "/metrics")[2]
-            began = time.monotonic()
-            os.kill(process.pid, number)
-            out, err = process.communicate(timeout=10)
+            for process, number in ((first, signal.SIGTERM), (second, signal.SIGINT)):
+                page = re.search(r"metrics at (\S+);", process.stdout.readline())[1]
+                assert "thinkship_probes_total" in get(page, "/metrics")[2]
+                began = time.monotonic()
+                os.kill(process.pid, number)
+                out, err = process.communicate(timeout=10)
+                assert (process.returncode, err) == (0, "") and time.monotonic() - began < 8
+                assert re.search(r"watched \S+: \d+ thinks, \d+ no_answer, \d+ no_thinking$", out.strip())
         finally:
-            process.kill()
-    assert (process.returncode, err) == (0, "") and time.monotonic() - began < 8
-    assert re.search(r"watched \S+: \d+ thinks, \d+ no_answer, \d+ no_thinking$", out.strip())
+            first.kill()
+            second.kill()
 
 
 def test_the_operators_page_names_metrics_that_exist_and_its_examples_can_be_read():
