@@ -51,8 +51,8 @@ class Question:
             raise ValueError("the address must look like http://host:8000/v1, with no user's name or password in it")
         if key is not None and not (key.isascii() and key.isprintable() and len(key.split()) == 1):
             raise ValueError("the API key must be one word of ASCII characters")
-        if not 0 < self.timeout <= 3600:
-            raise ValueError("the timeout must be more than 0 and at most 3600 seconds")
+        if not 0 < self.timeout <= 3600 or self.max_tokens < 1:
+            raise ValueError("the timeout must be more than 0 and at most 3600 seconds, and the answer have at least one token")
 
     @property
     def parts(self) -> SplitResult:
@@ -235,7 +235,7 @@ def _choice(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first_model(listed: Mapping[str, Any]) -> str:
     try:
-        return str(listed["data"][0]["id"])
+        return _short(str(listed["data"][0]["id"]))
     except (LookupError, TypeError) as error:
         raise _FailedError("it lists no model: name one with --model") from error
 

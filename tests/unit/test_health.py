@@ -241,10 +241,15 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused_and_not_repeated(key):
     assert "f00d" not in repr(Question("http://host/v1", api_key="f00d"))
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e9])
-def test_a_timeout_that_bounds_nothing_is_refused(timeout):
-    with pytest.raises(ValueError, match="timeout"):
-        Question("http://host/v1", timeout=timeout)
+@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"timeout": 1e9}, {"max_tokens": 0}])
+def test_a_timeout_that_bounds_nothing_and_an_answer_without_tokens_are_refused(wrong):
+    with pytest.raises(ValueError, match="timeout must be"):
+        Question("http://host/v1", **wrong)
+
+
+def test_a_listed_name_cannot_steer_the_terminal(serve):
+    found = asked(serve, lambda request: send(request, '{"data": [{"id": "m\\u001b[2J\\nOK"}]}'), model="")
+    assert found.model == "m [2J OK" and "no chat completion" in found.message
 
 
 def line(*arguments: object, monkeypatch, capsys) -> tuple[str, int]:
