@@ -119,16 +119,51 @@ def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
     service.verify(recipe, store, **endpoint)
 
 
-@cli.command()
-@click.option("--url", help="Endpoint, as http://host:port/v1; the running server's if not given.")
-@click.option("--model", help="Served name; the endpoint's first if not given.")
-@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
-@STORE
-def health(url: str | None, model: str | None, as_json: bool, store: Path) -> None:
-    """Ask one question and say within a second whether the model answers and thinks; exit 0 or 6."""
-    from toolkit import service
+SECONDS = click.FloatRange(0, 3600, min_open=True)
 
-    service.health(url, model, as_json, store)
+
+def probing(command: Any) -> Any:
+    """Give a command the options that say whom to probe and how long that may take."""
+    for option in (
+        STORE,
+        click.option(
+            "--max-tokens", type=click.IntRange(1), default=4, show_default=True, help="Tokens of the answer: more show how long it thinks."
+        ),
+        click.option("--timeout", type=SECONDS, default=5.0, show_default=True, help="Seconds that one probe may take, all in all."),
+        click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key; OPENAI_API_KEY if not given."),
+        click.option("--model", help="Served name; the endpoint's first if not given."),
+        click.option("--url", help="Endpoint, as http://host:port/v1; the running server's if not given."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@probing
+@click.option("--json", "shape", flag_value="json", help="Print for programs.")
+@click.option("--nagios", "shape", flag_value="nagios", help="Print and end as a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.")
+@click.option("--warn", type=SECONDS, help="With --nagios, WARNING for a probe that takes longer than these seconds.")
+def health(shape: Any, warn: float | None, **whom: Any) -> None:
+    """Ask one question and say within a second whether the model answers and thinks; exit 0, 4 or 6."""
+    from toolkit import monitor
+
+    monitor.health(monitor.Whom(**whom), shape or "text", warn)
+
+
+@cli.command()
+@probing
+@click.option("--every", type=SECONDS, default=30.0, show_default=True, help="Seconds from one probe to the next.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9177, show_default=True, help="Port of the metrics; 0 takes a free one.")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address at which the metrics can be read.")
+@click.option("--once", is_flag=True, help="Probe once, print the metrics, and end with the exit code of `health`.")
+def watch(once: bool, every: float, port: int, bind: str, **whom: Any) -> None:
+    """Probe again and again, say when the model stops answering or thinking, and serve Prometheus metrics at /metrics."""
+    from toolkit import monitor
+
+    if once:
+        monitor.watch_once(monitor.Whom(**whom))
+    else:
+        monitor.watch(monitor.Whom(**whom), monitor.Rounds(every, bind, port))
 
 
 @cli.command()

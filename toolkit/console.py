@@ -17,8 +17,8 @@ from toolkit.errors import ThinkshipError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_out = Rich(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)  # a log or a pipe has no 80 columns
-_err = Rich(stderr=True, highlight=False, soft_wrap=True)
+_out = Rich(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)  # a log or a pipe has no 80 columns
+_err = Rich(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str = "") -> None:

@@ -210,8 +210,9 @@ class Serve(Section):
 class Task(Section):
     """Held-out questions asked before and after the fine-tune, greedily."""
 
-    metric: Literal["numeric", "exact"] = "numeric"
-    """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it."""
+    metric: Literal["numeric", "exact", "choice"] = "numeric"
+    """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it;
+    `choice`: its last standalone letter from A to E, large or small, equals it."""
     questions: Annotated[int, Field(gt=0)] = 50
     """How many of the held-out rows are asked."""
     base_questions: Annotated[int, Field(gt=0)] = 20

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from toolkit import console
 from toolkit.cli import cli
 from toolkit.errors import BY_CODE, BrokenError
+from toolkit.metrics import METRICS
 from toolkit.recipe import Recipe
 from toolkit.stages import ROOT, STAGES
 
@@ -36,6 +37,7 @@ def lines() -> Iterator[str]:
     yield "Written by `thinkship docs` from the code; do not edit."
     yield from _commands()
     yield from _exit_codes()
+    yield from _metrics()
     yield from _stages()
     yield from _recipe()
 
@@ -64,6 +66,12 @@ def _exit_codes() -> Iterator[str]:
         meaning = inspect.cleandoc(kind.__doc__ or "").partition(" (exit code")[0]
         yield f"| {code} | `{kind.__name__}` | {meaning[0].lower() + meaning[1:]} |"
     yield from ("| 130 | | interrupted by the user |", "")
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("## Metrics of `thinkship watch`", "", "| metric | type | meaning |", "| --- | --- | --- |")
+    yield from (f"| `{metric.name}` | {metric.kind} | {metric.help} |" for metric in METRICS)
+    yield ""
 
 
 def _stages() -> Iterator[str]:

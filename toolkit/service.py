@@ -1,9 +1,8 @@
-"""What an operator does with a model: serve it, stop it, ask whether it is well, and hold any endpoint against the contracts."""
+"""What an operator does with a model: serve it, stop it, and hold any endpoint against the contracts."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +120,6 @@ def logs(lines: int, store: Path) -> None:
         console.say(f"{server.engine} ({server.url})\n{server.tail(lines)}")
     if not running:
         console.say("no server of this store is running")
-
-
-def health(url: str | None, model: str | None, as_json: bool, store: Path) -> None:
-    """Print whether an endpoint answers and thinks; NotReadyError where it does not answer, BrokenError where it does not think."""
-    endpoint = _endpoint(url, model, None, store)
-    seen = serving.health(endpoint.url, endpoint.model, endpoint.engine, endpoint.api_key)
-    if as_json:
-        console.emit_json({"url": endpoint.url, "model": endpoint.model, **asdict(seen)})
-    else:
-        console.say(f"{endpoint.model} at {endpoint.url}: {seen.message} ({seen.seconds:.2f} s)")
-    if not seen.answers:
-        raise NotReadyError(f"{endpoint.url} does not answer: {seen.message}", "start it (`make serve-llamacpp`), or look at its log")
-    if not seen.thinks:
-        raise BrokenError(f"{endpoint.model} answers without reasoning", "`thinkship verify --url …` says why")
 
 
 def _endpoint(url: str | None, model: str | None, name: str | None, store: Path) -> Endpoint:

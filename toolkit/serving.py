@@ -6,28 +6,17 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit import process
 from toolkit.engines import Endpoint, Target, engine
-from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
-from toolkit.errors import FailedError, NotReadyError, ThinkshipError
+from toolkit.errors import FailedError, NotReadyError, ThinkshipError, UsageError
+from toolkit.health import Health, Question, probe
 from toolkit.places import Place, Running
 
 HOST = "127.0.0.1"
 HELLO = ({"role": "user", "content": "Say hello."},)
-
-
-@dataclass(frozen=True)
-class Health:
-    """Whether an endpoint answers, whether it reasons while doing so, and how long that took."""
-
-    answers: bool
-    thinks: bool
-    seconds: float
-    message: str = ""
 
 
 @contextmanager
@@ -91,6 +80,9 @@ def _wait(server: Running, deadline: float, done: Callable[[], bool]) -> None:
 
 
 def _one_token(endpoint: Endpoint, problems: list[ThinkshipError]) -> bool:
+    # imported here: the OpenAI client takes longer to import than a health probe may take, and a look at a running server needs it not
+    from toolkit.engines.chat import Chat
+
     try:
         with Chat(endpoint, timeout=60) as chat:
             answer = chat.ask(HELLO, 1)
@@ -101,17 +93,16 @@ def _one_token(endpoint: Endpoint, problems: list[ThinkshipError]) -> bool:
 
 
 def health(url: str, model: str, name: str = "openai", api_key: str | None = None, timeout: float = 5.0) -> Health:
-    """Ask for four tokens and say whether the model answers and has begun to reason."""
-    began = time.monotonic()
+    """Ask for four tokens and say whether the model answers and thinks, within `timeout` seconds; errors as `question`."""
+    return probe(question(Endpoint(name, url, model, api_key), timeout))
+
+
+def question(endpoint: Endpoint, timeout: float = 5.0, max_tokens: int = 4) -> Question:
+    """Return what a health probe asks, with reasoning expected where this engine puts it; UsageError for what cannot be asked."""
     try:
-        with Chat(Endpoint(name, url, model, api_key), timeout=timeout) as chat:
-            answer = chat.ask(HELLO, 4)
-    except ThinkshipError as error:
-        return Health(False, False, time.monotonic() - began, error.message)
-    seconds = time.monotonic() - began
-    if answer.reasoning.strip():
-        return Health(True, True, seconds, "answers and reasons")
-    return Health(bool(answer.completion_tokens or answer.text), False, seconds, "answers without reasoning")
+        return Question(endpoint.url, endpoint.model, endpoint.api_key, timeout, max_tokens, fields=engine(endpoint.engine).fields)
+    except ValueError as error:
+        raise UsageError(str(error), "`thinkship health --help` says what is wanted") from error
 
 
 def detect(url: str, api_key: str | None = None) -> str:

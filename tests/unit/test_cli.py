@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import DEMO
+from loopback import completion, listening, send
 
+from toolkit import process
 from toolkit.cli import main
 from toolkit.stages import ROOT
 
@@ -135,3 +138,63 @@ def test_help_is_there_at_once():
         assert "Usage" in done.stdout
         took.append(time.monotonic() - began)
     assert min(took) < 1.0  # a guard against heavy imports; the figure itself is measured in benchmarks/
+
+
+def answering(message: dict[str, str | None]) -> contextlib.AbstractContextManager[str]:
+    return listening(lambda request: send(request, completion(message) if request.command == "POST" else '{"data": [{"id": "m"}]}'))
+
+
+THINKS, ANSWERS = {"content": None, "reasoning": "R"}, {"content": "4"}
+
+
+@pytest.mark.parametrize(("message", "code", "words"), [(THINKS, 0, "m at http"), (ANSWERS, 6, "answers without thinking")])
+def test_health_ends_with_the_code_of_what_it_saw(message, code, words):
+    with answering(message) as url:
+        done = thinkship("health", "--url", url)
+        shown = json.loads(thinkship("health", "--url", url, "--json").stdout)
+    assert done.returncode == code and words in done.stdout, done.stderr
+    assert {"url", "model", "answers", "thinks", "seconds", "message"} <= set(shown) and shown["model"] == "m"
+
+
+def test_health_speaks_to_nagios(tmp_path):
+    with answering(ANSWERS) as url:
+        done = thinkship("health", "--url", url, "--nagios")
+        assert done.returncode == 2 and done.stdout.startswith("THINKSHIP CRITICAL - m at ") and "|time=" in done.stdout
+        assert thinkship("health", "--url", url, "--nagios", "--api-key-file", tmp_path / "none").returncode == 3
+    done = thinkship("health", "--store", tmp_path, "--nagios")
+    assert (done.returncode, done.stdout) == (3, "THINKSHIP UNKNOWN - no server of this store is running\n")
+
+
+@pytest.mark.parametrize("command", ["health", "watch"])
+def test_an_address_that_cannot_be_asked_is_code_2(command):
+    done = thinkship(command, "--url", "http://me:secret@host/v1")
+    assert done.returncode == 2 and "must look like" in done.stderr and "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(("message", "code", "thinks"), [(THINKS, 0, "1.0"), (ANSWERS, 6, "0.0")])
+def test_watch_once_prints_the_metrics_alone_and_ends_as_health_does(message, code, thinks):
+    with answering(message) as url:
+        done = thinkship("watch", "--once", "--url", url, "--model", "m:smile:")
+    assert done.returncode == code and done.stdout.startswith("# HELP thinkship_up ")
+    assert f'\nthinkship_thinks{{endpoint="{url}",model="m:smile:"}} {thinks}\n' in done.stdout
+
+
+def test_a_look_at_a_server_imports_nothing_that_takes_longer_than_the_look():
+    words = "import sys, toolkit.monitor; print(sorted({'openai', 'docker', 'jinja2'} & set(sys.modules)))"
+    done = subprocess.run((sys.executable, "-c", words), cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("field", "code"), [("reasoning_content", 0), ("reasoning", 6)])
+def test_health_of_our_own_server_takes_its_name_its_key_and_the_field_of_its_engine(tmp_path, field, code):
+    def answer(request):
+        known = request.headers["Authorization"] == "Bearer f00d" and request.path == "/v1/chat/completions"
+        send(request, completion({"content": None, field: "R"}, "length") if known else "{}", 200 if known else 401)
+
+    (tmp_path / "key").write_text("f00d\n")
+    (tmp_path / ".servers").mkdir()
+    with listening(answer) as url:
+        own = {"pid": os.getpid(), "started": process.started(os.getpid()), "api_key_file": str(tmp_path / "key"), "log": "log"}
+        (tmp_path / ".servers" / "llamacpp.json").write_text(json.dumps({"engine": "llamacpp", "url": url, "model": "demo", **own}))
+        done = thinkship("health", "--store", tmp_path)
+    assert done.returncode == code and done.stdout.startswith(f"demo at {url}: "), done.stderr

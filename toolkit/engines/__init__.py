@@ -128,6 +128,8 @@ class Engine(Protocol):
     """Whether it can be told to serve nobody without an API key."""
     startup_seconds: float
     """Longest time from the start to the first answered token."""
+    fields: tuple[str, ...]
+    """Where it puts the reasoning, first come first read."""
 
     def lay_out(self, target: Target, tools: Tools) -> None:
         """Put into the scratch folder what the server reads at its start."""

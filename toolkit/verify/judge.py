@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.recipe import Verify
-from toolkit.verify import Finding, Reply
+from toolkit.verify import Finding, Reply, gain
 from toolkit.verify.agreement import Agreement, compare_all
 from toolkit.verify.interval import wilson
 from toolkit.verify.observe import Observed
@@ -67,6 +67,7 @@ def judge(name: str, wanted: Verify, observations: Iterable[Observation], facts:
     everything = tuple(observations)
     tuned, bases = ([seen for seen in everything if seen.endpoint.base is base] for base in (False, True))
     checks = [check for seen in tuned for check in (*seen.findings, *_missing(seen, wanted))]
+    checks += _gains(tuned, bases)
     checks += [check for seen in bases for check in _base_checks(seen, wanted)]
     compared = compare_all({seen.label: seen.replies for seen in tuned})
     return Report(
@@ -154,3 +155,12 @@ def _base_checks(seen: Observation, wanted: Verify) -> Iterable[Finding]:
         remedy="" if passed else "the task is too easy to show a gain: choose a harder one, or drop verify.task.base_at_most",
         evidence={"right": right, "asked": asked},
     )
+
+
+def _gains(tuned: Iterable[Observation], bases: Iterable[Observation]) -> Iterable[Finding]:
+    """Yield for each tuned endpoint whether it is better than the base on the same engine."""
+    before = {seen.endpoint.engine: seen.replies for seen in bases}
+    for seen in tuned:
+        found = gain.check(seen.endpoint.engine, seen.endpoint.variant, before.get(seen.endpoint.engine, ()), seen.replies)
+        if found:
+            yield found

@@ -6,6 +6,7 @@ It proves how often the served model is right on questions it was not trained on
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
@@ -18,6 +19,8 @@ from toolkit.verify import Expectations, Finding, Question, Reply
 from toolkit.verify.interval import wilson
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+LETTER = re.compile(r"(?<![0-9A-Za-zÀ-ɏ_'’])(?!a\s+[A-Za-zÀ-ɏ])([A-Ea-e])(?![0-9A-Za-zÀ-ɏ_'’]|-[A-Za-z]|\.[a-z])")
+"""A letter beside Chinese characters stands alone, one in a word of Latin letters, in `I'd` or in `e-mail` and `e.g.` does not."""
 
 
 def ask_all(chat: Chat, expectations: Expectations) -> Iterator[Reply]:
@@ -54,13 +57,16 @@ def reply(question: Question, answer: Answer, task: Task | None) -> Reply:
 
 
 def is_right(task: Task, text: str, expected: str) -> bool:
-    """Mark an answer: `numeric` compares its last number, `exact` the stripped text."""
+    """Mark an answer: `numeric` compares its last number, `exact` the stripped text, `choice` its last letter from A to E."""
     match task.metric:
         case "numeric":
             given = number(text)
             return given is not None and given == number(expected)
         case "exact":
             return text.strip() == expected.strip()
+        case "choice":
+            chosen = choice(text)
+            return chosen is not None and chosen == choice(expected)
         case _:
             assert_never(task.metric)
 
@@ -69,6 +75,12 @@ def number(text: str) -> float | None:
     """Return the last number of a text, thousands separators taken out."""
     found = NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None
+
+
+def choice(text: str) -> str | None:
+    """Return the last letter from A to E that stands alone, as a capital; full-width letters count, the article `a` and `I'd` do not."""
+    found = LETTER.findall(unicodedata.normalize("NFKC", text))
+    return found[-1].upper() if found else None
 
 
 def check(name: str, expectations: Expectations, replies: list[Reply]) -> Finding:

@@ -16,7 +16,7 @@ def test_all_required_checks_passed_is_a_pass():
     assert report.verdict == "pass"
     assert report.observed["endpoints"][0]["tokens_per_second"] == 10.0
     assert report.engines["llamacpp"] == {"version": "1", "served": ["llamacpp/f16", "llamacpp/f16/base"], "verdict": "pass"}
-    assert [check.name for check in report.checks] == ["think", "stop", "prompt", "task", "base"]
+    assert [check.name for check in report.checks] == ["think", "stop", "prompt", "task", "gain", "base"]
 
 
 @pytest.mark.parametrize("name", ["think", "stop", "prompt", "task"])
