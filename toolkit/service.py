@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit import console, pipeline, recipe_file, release, report, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, engine
-from toolkit.engines.chat import Chat
-from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.engines import Endpoint, catalogue, engine
+from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -146,10 +145,19 @@ def _endpoint(url: str | None, model: str | None, name: str | None, store: Path)
         return running[0].endpoint
     key = os.environ.get("OPENAI_API_KEY")
     found = Endpoint(name or serving.detect(url, key), url.rstrip("/"), model or "", key)
-    if model:
-        return found
-    with Chat(found, timeout=5) as chat:
-        return Endpoint(found.engine, found.url, chat.models()[0], key)
+    return found if model else replace(found, model=_first_name(found))
+
+
+def _first_name(endpoint: Endpoint) -> str:
+    """Return the first name that an endpoint lists; NotReadyError where it lists none."""
+    remedy = "name the model with --model"
+    try:
+        listed = catalogue.names(endpoint)
+    except FailedError as error:
+        raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
+    if not listed:
+        raise NotReadyError(f"{endpoint.url} lists no model", remedy)
+    return listed[0]
 
 
 def verify(path: Path | None, store: Path, **given: Any) -> None:
@@ -173,7 +181,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 def _examined(given: dict[str, Any], store: Path) -> Report:
     endpoint = _endpoint(given["url"], given["model"], given["engine"], store)
     folder = given["model_dir"]
-    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None)
+    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)
     seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
     return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import json
 
+import httpx2
 import openai
 import pytest
 from loopback import completion, events, hang, send, serve
 
 from toolkit.engines import Endpoint
-from toolkit.engines.chat import Chat, translated
+from toolkit.engines.chat import Chat
+from toolkit.engines.failures import translated
 from toolkit.errors import FailedError, NotReadyError
 
 ASKED = [{"role": "user", "content": "2 + 2?"}]
@@ -133,5 +135,5 @@ def test_every_error_of_the_client_is_translated():
 def bare(kind: type[openai.APIError]) -> openai.APIError:
     """An instance whose constructor did not run: each kind wants other arguments, and only its class matters here."""
     error = kind.__new__(kind)
-    error.status_code = 400  # type: ignore[attr-defined]
+    error.status_code, error.response = 400, httpx2.Response(400)  # type: ignore[attr-defined]
     return error
