@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from toolkit import console, pipeline, recipe_file, release, report, servers, serving
 from toolkit.chat_template import ChatTemplate
@@ -136,7 +137,7 @@ def health(url: str | None, model: str | None, as_json: bool, store: Path) -> No
         raise BrokenError(f"{endpoint.model} answers without reasoning", "`thinkship verify --url …` says why")
 
 
-def _endpoint(url: str | None, model: str | None, name: str | None, store: Path) -> Endpoint:
+def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
     """Return the endpoint asked for, or the one server of ours that runs."""
     if url is None:
         running = servers.running(_servers(store))
@@ -144,15 +145,27 @@ def _endpoint(url: str | None, model: str | None, name: str | None, store: Path)
             raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
         return running[0].endpoint
     key = os.environ.get("OPENAI_API_KEY")
-    found = Endpoint(name or serving.detect(url, key), url.rstrip("/"), model or "", key)
-    return found if model else replace(found, model=_first_name(found))
+    _check_url(url)
+    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
+    return found if model else replace(found, model=_first_name(found, timeout))
 
 
-def _first_name(endpoint: Endpoint) -> str:
+def _check_url(url: str) -> None:
+    """Refuse what is no HTTP address."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{url!r} is no address of an endpoint", "name one as http://host:port/v1")
+
+
+def _first_name(endpoint: Endpoint, timeout: float) -> str:
     """Return the first name that an endpoint lists; NotReadyError where it lists none."""
     remedy = "name the model with --model"
     try:
-        listed = catalogue.names(endpoint)
+        listed = catalogue.names(endpoint, timeout)
     except FailedError as error:
         raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
     if not listed:
@@ -179,7 +192,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = _endpoint(given["url"], given["model"], given["engine"], store)
+    endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
     expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)

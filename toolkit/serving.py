@@ -114,14 +114,14 @@ def health(url: str, model: str, name: str = "openai", api_key: str | None = Non
     return Health(bool(answer.completion_tokens or answer.text), False, seconds, "answers without reasoning")
 
 
-def detect(url: str, api_key: str | None = None) -> str:
+def detect(url: str, api_key: str | None = None, timeout: float = 10.0) -> str:
     """Say which engine answers at an address, by what its list of models tells; `openai` where that is not known.
 
-    NotReadyError where nothing answers.
+    NotReadyError where nothing answers within `timeout` seconds, or we are refused.
     """
     root = url.rstrip("/").removesuffix("/v1")
     try:
-        listed = ask(f"{root}/v1/models", key=api_key)
+        listed = ask(f"{root}/v1/models", timeout=timeout, key=api_key)
     except FailedError:  # transformers answers 500 to this where the machine has no hub cache; the first question tells what is wrong
         return "openai"
     owners = {str(model.get("owned_by")) for model in listed.get("data") or () if isinstance(model, dict)} if isinstance(listed, dict) else set()

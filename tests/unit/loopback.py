@@ -93,5 +93,16 @@ def serve() -> Iterator[Serve]:
         context.__exit__(None, None, None)
 
 
+def drip(request: BaseHTTPRequestHandler) -> None:
+    """Send now and then what means nothing, a space or an SSE comment, as proxies do to keep a connection open."""
+    stream = b'"stream":true' in request.body.replace(b" ", b"")
+    request.send_response(200)
+    request.send_header("Content-Type", "text/event-stream" if stream else "application/json")
+    request.end_headers()
+    for _ in range(30):
+        request.wfile.write(b": alive\n\n" if stream else b" ")
+        time.sleep(0.05)
+
+
 def hang(_: BaseHTTPRequestHandler) -> None:
     time.sleep(1.5)

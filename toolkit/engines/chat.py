@@ -52,7 +52,9 @@ class Chat:
             reply = patiently(lambda: self._client.chat.completions.create(**self._request(messages, max_tokens, options)))
             if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
                 raise no_completion(self.endpoint, reply)
-            answer = self._answer(reply.choices[0].message.model_dump(), reply.choices[0].finish_reason, reply.usage)
+            choice = reply.choices[0]
+            message = {name: getattr(choice.message, name, None) for name in ("content", *FIELDS)}
+            answer = self._answer(message, choice.finish_reason, reply.usage)
         return replace(answer, seconds=time.monotonic() - began)
 
     def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:

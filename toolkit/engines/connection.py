@@ -5,15 +5,13 @@ An HTTP library's own time limit counts from byte to byte, so a server that now 
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator
-from functools import cache
 
 import httpx2
 import openai
 
-from toolkit.engines.wire import is_loopback
+from toolkit.engines.wire import is_loopback, trusted
 
 CONNECT_SECONDS = 5.0
 """Time in which a connection must be there."""
@@ -57,9 +55,3 @@ def client(url: str, timeout: float) -> httpx2.Client:
         follow_redirects=False,  # a POST would become a GET, and a key would go where it was not meant for
         event_hooks={"request": [begin], "response": [bound]},
     )
-
-
-@cache
-def trusted() -> ssl.SSLContext:
-    """Return the machine's certificates, or those of SSL_CERT_FILE, read once: that takes longer than a short answer."""
-    return ssl.create_default_context()

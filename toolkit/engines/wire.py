@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,9 +125,15 @@ class _AsItIs(urllib.request.HTTPErrorProcessor):
 def _open(request: urllib.request.Request, timeout: float) -> Any:
     proxies = [urllib.request.ProxyHandler({})] if is_loopback(request.full_url) else []
     try:
-        return urllib.request.build_opener(_AsItIs, *proxies).open(request, timeout=timeout)
+        return urllib.request.build_opener(_AsItIs, urllib.request.HTTPSHandler(context=trusted()), *proxies).open(request, timeout=timeout)
     except urllib.error.URLError as error:
         raise error.reason if isinstance(error.reason, OSError) else error from None
+
+
+@cache
+def trusted() -> ssl.SSLContext:
+    """Return the machine's certificates, or those of SSL_CERT_FILE, read once: that takes longer than a short answer."""
+    return ssl.create_default_context()
 
 
 def patience(retry_after: str | None) -> float | None:
