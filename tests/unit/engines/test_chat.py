@@ -80,6 +80,13 @@ def test_a_stream_with_a_broken_event_is_named(serve):
         chat(url).stream(ASKED, 16)
 
 
+@pytest.mark.parametrize("body", ["", "data: []\n\n", ": alive\n\n" * 3, "data: [DONE]\n\n"])
+def test_a_stream_without_a_chunk_is_named(serve, body):
+    url = serve(lambda request: send(request, body, kind="text/event-stream"))
+    with pytest.raises(FailedError, match="gave no finish reason"), chat(url) as client:
+        client.stream(ASKED, 16)
+
+
 def test_a_stream_without_its_end_is_named(serve):
     url = serve(lambda request: send(request, events({"content": "4"}, finish=None), kind="text/event-stream"))
     with pytest.raises(FailedError, match="ended after 1 chunks and gave no finish reason"):

@@ -9,7 +9,7 @@ import pytest
 from loopback import send, serve
 from model_server import ModelServer
 
-from toolkit.engines import Endpoint
+from toolkit.engines import NAMES, Endpoint, engine
 from toolkit.errors import NotReadyError
 from toolkit.verify import Expectations, Finding, bad_requests, endpoint
 
@@ -90,17 +90,28 @@ def test_an_unknown_server_with_figures_has_a_metrics_page(serve):
     assert (finding.status, finding.message) == ("pass", "/metrics has 2 figures")
 
 
-@pytest.mark.parametrize("name", list(bad_requests.bodies("m")))
 @pytest.mark.parametrize(("how", "words"), [(500, "500"), (200, "answered"), ("bare", "no error object")])
-def test_a_bad_request_that_is_not_refused_is_found(serve, name, how, words):
-    finding = errors(serve(ModelServer({name: how})))
-    assert finding.status == "fail" and finding.message.startswith("3 of 4 bad requests") and finding.remedy
-    assert finding.evidence["answers"][name] == words
+def test_bad_requests_that_are_not_refused_are_found(serve, how, words):
+    names = list(bad_requests.bodies("m"))
+    finding = errors(serve(ModelServer(dict.fromkeys(names, how))))
+    assert finding.status == "fail" and finding.message.startswith("0 of 4 bad requests") and finding.remedy
+    assert finding.evidence["answers"] == dict.fromkeys(names, words)
+
+
+def test_one_bad_request_that_is_not_refused_is_named(serve):
+    finding = errors(serve(ModelServer({"negative max_tokens": 500})))
+    assert finding.message == "3 of 4 bad requests are refused with a 4xx and an error object; negative max_tokens: 500"
 
 
 def test_what_an_engine_is_known_to_do_is_said_and_does_not_fail(serve):
     finding = errors(serve(ModelServer({"unknown model": 200, "broken JSON": 500})), "llamacpp")
     assert finding.status == "pass" and "known of this engine: unknown model: answered, broken JSON: 500" in finding.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_habits_of_an_engine_are_of_bad_requests_there_are(name):
+    lenient = engine(name).habits.lenient
+    assert set(lenient) <= set(bad_requests.bodies("m")) and set(lenient.values()) <= {"answered", "no error object", "500"}
 
 
 def test_a_hang_is_no_habit_of_any_engine(serve):
