@@ -144,10 +144,18 @@ def _endpoint(url: str | None, model: str | None, name: str | None, store: Path,
         if not running:
             raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
         return running[0].endpoint
-    key = os.environ.get("OPENAI_API_KEY")
     _check_url(url)
+    key = _key()
     found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
     return found if model else replace(found, model=_first_name(found, timeout))
+
+
+def _key() -> str | None:
+    """Return the key of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError("OPENAI_API_KEY does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
+    return key or None
 
 
 def _check_url(url: str) -> None:

@@ -73,8 +73,6 @@ def only_in_chats(bad: Callable[[BaseHTTPRequestHandler], None]) -> Callable[[Ba
         (only_in_chats(lambda request: send(request, '{"error": {"message": "model m not found"}}', 404)), "knows no model 'm'", "/v1/models"),
         (lambda request: send(request, "404 page not found", 404, "text/plain"), "has no such place", "ending in /v1"),
         (lambda request: request.connection.close(), "", ""),
-        (lambda request: send(request, '{"choices": [{"index": 0, "message": {"content": 5}}]}'), "no chat completion", ""),
-        (lambda request: send(request, '{"choices": {"a": 1}}'), "no chat completion", ""),
     ],
 )
 def test_an_endpoint_that_does_not_answer_is_one_error_with_its_remedy_and_code_4(serve, answer, words, remedy):
@@ -154,3 +152,17 @@ def test_an_endpoint_that_lists_nothing_is_asked_for_by_name(serve, body, words)
 def test_what_is_no_address_is_code_2(url):
     done = verify(url, "--model", "m")
     assert done.returncode == 2 and "is no address of an endpoint" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["one\ntwo", "one two", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_code_2_and_is_not_printed(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    done = verify("http://127.0.0.1:9/v1", "--model", "m")
+    assert done.returncode == 2 and "OPENAI_API_KEY does not hold one key" in done.stderr
+    assert key not in done.stderr and "one\\n" not in done.stderr
+
+
+def test_a_line_break_after_the_key_is_no_part_of_it(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k\n")
+    done = thinkship("verify", "--url", serve(ModelServer(key="k")), "--timeout", 10)
+    assert done.returncode == 0 and "skip: authentication" not in done.stdout

@@ -22,11 +22,8 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 def ask_all(chat: Chat, expectations: Expectations) -> Iterator[Reply]:
     """Yield the replies in the questions' order, `parallel` asked at once; NotReadyError where the endpoint is gone."""
-    pool = ThreadPoolExecutor(expectations.parallel)
-    try:
+    with ThreadPoolExecutor(expectations.parallel) as pool:
         yield from pool.map(lambda question: ask_one(chat, expectations, question), expectations.questions)
-    finally:
-        pool.shutdown(cancel_futures=True)  # who stops listening, or learns that the endpoint is gone, has no use for the rest
 
 
 def ask_one(chat: Chat, expectations: Expectations, question: Question) -> Reply:

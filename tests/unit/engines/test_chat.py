@@ -67,7 +67,10 @@ def test_broken_json_is_named(serve):
         chat(url).ask(ASKED, 16)
 
 
-@pytest.mark.parametrize("body", ["[]", "{}", '{"choices": []}', '{"choices": [{"index": 0}]}', '"text"', "null"])
+ODD = ('{"choices": []}', '{"choices": [{"index": 0}]}', '{"choices": {"a": 1}}', '{"choices": [{"index": 0, "message": {"content": 5}}]}')
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '"text"', "null", *ODD])
 def test_json_of_another_shape_is_named(serve, body):
     url = serve(lambda request: send(request, body))
     with pytest.raises(FailedError, match="no chat completion"):

@@ -123,5 +123,9 @@ def test_a_server_that_takes_no_more_requests_is_an_error_and_no_finding(serve):
     url = serve(lambda request: send(request, json.dumps({"error": {"message": "slow down"}}), 429))
     with pytest.raises(NotReadyError, match="429"):
         errors(url)
+
+    def busy_with_chats(request):
+        send(request, "{}", 429 if request.path.endswith("/chat/completions") else 200)
+
     with pytest.raises(NotReadyError, match="429"):
-        found(url, key="k")
+        found(serve(busy_with_chats), key="k")

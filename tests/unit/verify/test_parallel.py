@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from loopback import completion, send, serve
+from loopback import completion, events, send, serve
 from model_server import WORDS, ModelServer
 
 from toolkit.engines import Endpoint
@@ -65,6 +65,23 @@ OTHER = known("Tens: 20 + 30 = 50. Ones: 4 + 5 = 9. Together: 50 + 9 = 59.", "b?
 )
 def test_only_another_questions_answer_counts_as_mixed(said, mixed):
     assert bool(streams._fault(OWN, known(said), [OWN, OTHER])) is mixed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "other", "mixed"),
+    [
+        ("首先看症状：咳嗽三天，无发热。", "检查血压：收缩压一百四十", "检查血压：收缩压一百四十，偏高。", True),
+        ("首先看症状：咳嗽三天，无发热。", "首先看症状：咳嗽", "检查血压：收缩压一百四十，偏高。", False),
+        ("The answer is 4.", "It is 5.", "The answer is 5.", False),  # one word is chance
+    ],
+)
+def test_what_is_mixed_is_seen_without_spaces_and_not_in_one_word(own, said, other, mixed):
+    assert bool(streams._fault(known(own), known(said), [known(own), known(other, "b?")])) is mixed  # type: ignore[arg-type]
+
+
+def test_streams_without_text_prove_nothing(serve):
+    finding = concurrency(serve(lambda request: send(request, events({}, finish="length"), kind="text/event-stream")))
+    assert (finding.status, finding.required) == ("skip", False) and "no text" in finding.message
 
 
 def test_equal_answers_of_two_questions_are_not_mixed():

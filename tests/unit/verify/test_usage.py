@@ -47,6 +47,18 @@ def test_a_stream_that_counts_otherwise_is_found(serve):
     assert finding.status == "fail" and "are (7, 6) when whole and (7, 8) when streamed" in finding.message
 
 
+def test_another_answer_in_the_stream_is_not_held_against_its_count(serve):
+    good = ModelServer({"streams another count": 2})
+
+    def never_the_same(request):
+        if b'"stream":true' in request.body.replace(b" ", b""):
+            request.body = request.body.replace(b"2 + 2?", b"Sky?")
+        good(request)
+
+    finding = check(serve(never_the_same))
+    assert finding.status == "pass" and "stream not compared: the two answers differ" in finding.message
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
