@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,13 +42,13 @@ def translated(endpoint: Endpoint, timeout: float) -> Iterator[None]:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, LookupError) as error:
         # The client builds its objects unchecked, so an answer of another shape shows itself as one of these.
         raise FailedError(f"{where} answers what is no chat completion ({error})", ADDRESS) from error
-    except ssl.SSLError as error:
-        raise unreachable(where, error) from error
 
 
-def _late(where: str, error: Exception, timeout: float) -> FailedError:
-    late = isinstance(error.__cause__ or error, Overdue)
-    words = f"the answer did not end within {timeout:g} s" if late else f"no answer within {timeout:g} s"
+def _late(where: str, error: Exception, timeout: float) -> ThinkshipError:
+    cause = error.__cause__ or error
+    if isinstance(cause, httpx2.ConnectTimeout):
+        return unreachable(where, cause)
+    words = f"the answer did not end within {timeout:g} s" if isinstance(cause, Overdue) else f"no answer within {timeout:g} s"
     return FailedError(f"{where}: {words}", "the server hangs or is too slow: look at its log")
 
 

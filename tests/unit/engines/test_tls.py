@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from loopback import completion, listening, send
 from skips import skip_or_fail
+from terminal import thinkship
 
 from toolkit.engines import Endpoint, wire
 from toolkit.engines.chat import Chat
@@ -76,3 +78,16 @@ def test_a_server_without_tls_is_named():
         with pytest.raises(NotReadyError, match="no TLS connection") as problem, Chat(Endpoint("vllm", address, "m"), timeout=5) as chat:
             chat.ask(ASKED, 16)
     assert "http://" in problem.value.remedy
+
+
+def test_a_handshake_that_is_never_answered_is_no_connection():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(NotReadyError, match="cannot be reached"), Chat(Endpoint("vllm", url, "m"), timeout=0.2) as chat:
+            chat.ask(ASKED, 16)
+
+
+def test_the_command_line_names_the_certificate_and_ends_with_code_4(url):
+    done = thinkship("verify", "--url", url, "--model", "m", "--timeout", 5)
+    assert done.returncode == 4 and "certificate is not trusted" in done.stderr and "SSL_CERT_FILE" in done.stderr
+    assert "Traceback" not in done.stderr
