@@ -109,6 +109,7 @@ def logs(lines: int, store: Path) -> None:
 @click.option("--model", help="The name the endpoint serves the model by.")
 @click.option("--engine", type=ENGINES, help="What the endpoint runs on, where known.")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="HF checkpoint, to compare prompts with its chat template.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds one answer may take.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
 @STORE

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from toolkit import console, pipeline, recipe_file, release, report, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, engine
-from toolkit.engines.chat import Chat
-from toolkit.errors import BrokenError, NotReadyError, UsageError
+from toolkit.engines import Endpoint, catalogue, engine
+from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -122,19 +123,48 @@ def logs(lines: int, store: Path) -> None:
         console.say("no server of this store is running")
 
 
-def _endpoint(url: str | None, model: str | None, name: str | None, store: Path) -> Endpoint:
+def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
     """Return the endpoint asked for, or the one server of ours that runs."""
     if url is None:
         running = servers.running(_servers(store))
         if not running:
             raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
         return running[0].endpoint
-    key = os.environ.get("OPENAI_API_KEY")
-    found = Endpoint(name or serving.detect(url, key), url.rstrip("/"), model or "", key)
-    if model:
-        return found
-    with Chat(found, timeout=5) as chat:
-        return Endpoint(found.engine, found.url, chat.models()[0], key)
+    _check_url(url)
+    key = _key()
+    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
+    return found if model else replace(found, model=_first_name(found, timeout))
+
+
+def _key() -> str | None:
+    """Return the key of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError("OPENAI_API_KEY does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
+    return key or None
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no HTTP address."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{url!r} is no address of an endpoint", "name one as http://host:port/v1")
+
+
+def _first_name(endpoint: Endpoint, timeout: float) -> str:
+    """Return the first name that an endpoint lists; NotReadyError where it lists none."""
+    remedy = "name the model with --model"
+    try:
+        listed = catalogue.names(endpoint, timeout)
+    except FailedError as error:
+        raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
+    if not listed:
+        raise NotReadyError(f"{endpoint.url} lists no model", remedy)
+    return listed[0]
 
 
 def verify(path: Path | None, store: Path, **given: Any) -> None:
@@ -156,9 +186,9 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = _endpoint(given["url"], given["model"], given["engine"], store)
+    endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
-    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None)
+    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)
     seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
     return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")

@@ -105,14 +105,14 @@ def question(endpoint: Endpoint, timeout: float = 5.0, max_tokens: int = 4) -> Q
         raise UsageError(str(error), "`thinkship health --help` says what is wanted") from error
 
 
-def detect(url: str, api_key: str | None = None) -> str:
+def detect(url: str, api_key: str | None = None, timeout: float = 10.0) -> str:
     """Say which engine answers at an address, by what its list of models tells; `openai` where that is not known.
 
-    NotReadyError where nothing answers.
+    NotReadyError where nothing answers within `timeout` seconds, or we are refused.
     """
     root = url.rstrip("/").removesuffix("/v1")
     try:
-        listed = ask(f"{root}/v1/models", key=api_key)
+        listed = ask(f"{root}/v1/models", timeout=timeout, key=api_key)
     except FailedError:  # transformers answers 500 to this where the machine has no hub cache; the first question tells what is wrong
         return "openai"
     owners = {str(model.get("owned_by")) for model in listed.get("data") or () if isinstance(model, dict)} if isinstance(listed, dict) else set()

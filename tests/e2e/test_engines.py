@@ -18,6 +18,7 @@ from toolkit.errors import FailedError, NotReadyError
 from toolkit.places import Machine, Place
 from toolkit.targets import tools
 from toolkit.verify import Expectations, Question, prompt
+from toolkit.verify.judge import REQUIRED
 from toolkit.verify.observe import examine
 
 QUESTIONS = (Question("What is 47 + 85?", "132"), Question("What is 12 + 34?", "46"))
@@ -68,7 +69,10 @@ def statuses(endpoint: Endpoint, template: ChatTemplate) -> dict[str, str]:
 
 def test_the_tuned_model_keeps_every_contract_and_is_healthy(tuned, template, llamacpp, tmp_path):
     with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
-        assert statuses(endpoint, template) == {"think": "pass", "stop": "pass", "prompt": "pass", "task": "skip"}
+        seen = statuses(endpoint, template)
+        skipped = {name for name, status in seen.items() if status == "skip"}
+        assert skipped == {"task", "authentication"} and set(seen.values()) == {"pass", "skip"}, seen
+        assert set(seen) >= {*REQUIRED, "models", "metrics"}
         found = serving.health(endpoint.url, endpoint.model, "llamacpp")
         assert (found.answers, found.thinks) == (True, True)
 

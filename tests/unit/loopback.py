@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +16,23 @@ import pytest
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
 
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that hang up or trust nobody are what is tested."""
+
+
 class QuietHandler(BaseHTTPRequestHandler):
     answer: Callable[[BaseHTTPRequestHandler], None]
+    body = b""
 
     def do_GET(self):
         self.respond()
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.respond()
 
     def respond(self):
@@ -54,14 +64,15 @@ def events(*deltas: dict[str, Any], finish: str | None = "stop") -> str:
 
 
 @contextmanager
-def listening(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+def listening(answer: Callable[[BaseHTTPRequestHandler], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     handler = type("Handler", (QuietHandler,), {"answer": staticmethod(answer)})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         server.shutdown()
         server.server_close()
@@ -80,6 +91,17 @@ def serve() -> Iterator[Serve]:
     yield start
     for context in open_servers:
         context.__exit__(None, None, None)
+
+
+def drip(request: BaseHTTPRequestHandler) -> None:
+    """Send now and then what means nothing, a space or an SSE comment, as proxies do to keep a connection open."""
+    stream = b'"stream":true' in request.body.replace(b" ", b"")
+    request.send_response(200)
+    request.send_header("Content-Type", "text/event-stream" if stream else "application/json")
+    request.end_headers()
+    for _ in range(30):
+        request.wfile.write(b": alive\n\n" if stream else b" ")
+        time.sleep(0.05)
 
 
 def hang(_: BaseHTTPRequestHandler) -> None:

@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import pytest
 from conftest import DEMO
 from loopback import completion, listening, send
+from terminal import thinkship
 
 from toolkit import process
-from toolkit.cli import main
 from toolkit.stages import ROOT
-
-
-@dataclass(frozen=True)
-class Done:
-    """How the command line ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def thinkship(*arguments: object) -> Done:
-    """Run the command line in this process, from the repository's folder: a new interpreter each time would cost the suite its ten seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    with argv_of(arguments), contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-@contextlib.contextmanager
-def argv_of(arguments: Iterable[object]) -> Iterator[None]:
-    before, sys.argv = sys.argv, ["thinkship", *map(str, arguments)]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def test_a_valid_recipe():

@@ -116,6 +116,22 @@ class Tools:
     """Whether the server has an NVIDIA GPU."""
 
 
+@dataclass(frozen=True)
+class Habits:
+    """What a kind of server is known to do in its own way, so that a check does not take it for a fault."""
+
+    batches: bool = True
+    """Whether it answers several requests at once."""
+    lists_models: bool = True
+    """Whether its list of models names what it serves."""
+    metrics: str = ""
+    """Beginning of the names of its own figures at /metrics, empty where it has no such page."""
+    endless: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a request that keep the answer from ending by itself."""
+    lenient: Mapping[str, str] = field(default_factory=dict)
+    """Bad requests (verify/bad_requests.py) that it does not refuse with a 4xx and an error object, and how it answers them instead."""
+
+
 class Engine(Protocol):
     """One kind of server."""
 
@@ -130,6 +146,7 @@ class Engine(Protocol):
     """Longest time from the start to the first answered token."""
     fields: tuple[str, ...]
     """Where it puts the reasoning, first come first read."""
+    habits: Habits
 
     def lay_out(self, target: Target, tools: Tools) -> None:
         """Put into the scratch folder what the server reads at its start."""

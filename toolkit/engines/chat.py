@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import ssl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
-import httpx2
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from toolkit.engines import Answer, Endpoint, Message, engine
+from toolkit.engines.connection import client
+from toolkit.engines.failures import LOG, no_completion, translated
 from toolkit.engines.reading import FIELDS
-from toolkit.engines.wire import is_loopback
-from toolkit.errors import FailedError, NotReadyError
+from toolkit.engines.wire import patience
+from toolkit.errors import FailedError
 from toolkit.recipe import Think
+
+Sent = TypeVar("Sent")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A client of one endpoint, whose connections end with its block; `timeout` bounds the seconds between two bytes, and a streamed
-    answer as a whole.
-    """
+    """A client of one endpoint, whose connections end with its block; `timeout` bounds the seconds of one answer, whole or streamed."""
 
     endpoint: Endpoint
     think: Think = field(default_factory=Think)
@@ -34,9 +32,7 @@ class Chat:
 
     @cached_property
     def _client(self) -> openai.OpenAI:
-        http = openai.DefaultHttpxClient(
-            trust_env=not is_loopback(self.endpoint.url), verify=_tls(), timeout=httpx2.Timeout(self.timeout, connect=5.0)
-        )
+        http = client(self.endpoint.url, self.timeout)
         return openai.OpenAI(base_url=self.endpoint.url, api_key=self.endpoint.api_key or "none", max_retries=0, http_client=http)
 
     def __enter__(self) -> Chat:
@@ -53,13 +49,12 @@ class Chat:
         """
         began = time.monotonic()
         with translated(self.endpoint, self.timeout):
-            reply = self._client.chat.completions.create(**self._request(messages, max_tokens, options))
-        if not isinstance(reply, ChatCompletion) or not reply.choices:
-            raise _no_completion(self.endpoint, reply)
-        choice = reply.choices[0]
-        if choice.message is None:
-            raise _no_completion(self.endpoint, reply)
-        answer = self._answer(choice.message.model_dump(), choice.finish_reason, reply.usage)
+            reply = patiently(lambda: self._client.chat.completions.create(**self._request(messages, max_tokens, options)))
+            if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
+                raise no_completion(self.endpoint, reply)
+            choice = reply.choices[0]
+            message = {name: getattr(choice.message, name, None) for name in ("content", *FIELDS)}
+            answer = self._answer(message, choice.finish_reason, reply.usage)
         return replace(answer, seconds=time.monotonic() - began)
 
     def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
@@ -67,31 +62,41 @@ class Chat:
         began = time.monotonic()
         message: dict[str, str] = {}
         finish, usage, seen = None, None, 0
-        with translated(self.endpoint, self.timeout):
-            for chunk in self._client.chat.completions.create(**self._request(messages, max_tokens, options), stream=True):
-                if time.monotonic() - began > self.timeout:
-                    raise FailedError(f"{self.endpoint.url}: the stream did not end within {self.timeout:g} s", "look at the server's log")
+        with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
+            for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
                 finish = _gather(message, chunk) or finish
-        if not finish:
-            words = f"after {seen} chunks" if seen else "without one chunk"
-            raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", "look at the server's log")
-        return replace(self._answer(message, finish, usage), seconds=time.monotonic() - began)
+            if not finish:
+                words = f"after {seen} chunks" if seen else "without one chunk"
+                raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
+            answer = self._answer(message, finish, usage)
+        return replace(answer, seconds=time.monotonic() - began)
+
+    def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
+        """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
+
+        `extra` are fields of the request that the OpenAI client does not know.
+        """
+        seen = 0
+        with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": openai.omit, "extra_body": extra}) as stream:
+            for _ in stream:
+                seen += 1
+                if seen == chunks:
+                    break
+        return seen
 
     def complete(self, prompt: str, max_tokens: int) -> tuple[str, int | None]:
         """Continue a text greedily and return the continuation with the number of prompt tokens; errors as `ask`."""
+        asked: dict[str, Any] = {"model": self.endpoint.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         with translated(self.endpoint, self.timeout):
-            reply = self._client.completions.create(model=self.endpoint.model, prompt=prompt, max_tokens=max_tokens, temperature=0)
-        if not getattr(reply, "choices", None):
-            raise _no_completion(self.endpoint, reply)
-        return reply.choices[0].text, reply.usage.prompt_tokens if reply.usage else None
+            reply = patiently(lambda: self._client.completions.create(**asked))
+            if not getattr(reply, "choices", None):
+                raise no_completion(self.endpoint, reply)
+            return reply.choices[0].text, reply.usage.prompt_tokens if reply.usage else None
 
-    def models(self) -> tuple[str, ...]:
-        """Return the names the endpoint offers; errors as `ask`."""
-        with translated(self.endpoint, self.timeout):
-            reply = self._client.models.list()
-        names = [getattr(model, "id", None) for model in getattr(reply, "data", None) or ()]
-        return tuple(name for name in names if name)
+    def _streamed(self, messages: Sequence[Message], options: dict[str, Any]) -> openai.Stream[ChatCompletionChunk]:
+        request = self._request(messages, options.pop("max_tokens"), options)
+        return patiently(lambda: self._client.chat.completions.create(**request, stream=True))
 
     def _request(self, messages: Sequence[Message], max_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0, **options}
@@ -110,12 +115,6 @@ class Chat:
         )
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """Return the machine's certificates, read once: that takes longer than a short answer."""
-    return ssl.create_default_context()
-
-
 def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
     """Add a chunk's pieces to the message and return its finish reason."""
     if not getattr(chunk, "choices", None):
@@ -128,36 +127,13 @@ def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
     return chunk.choices[0].finish_reason
 
 
-@contextmanager
-def translated(endpoint: Endpoint, timeout: float) -> Iterator[None]:
-    """Turn what the OpenAI client and its HTTP library raise into our errors."""
-    where = endpoint.url
+def patiently(call: Callable[[], Sent]) -> Sent:
+    """Send a request, and once more where the server answers 429 and names a short time to wait."""
     try:
-        yield
-    except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-        raise FailedError(f"{where}: no answer within {timeout:g} s", "the server hangs or is too slow: look at its log") from error
-    except (openai.APIConnectionError, httpx2.HTTPError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, httpx2.RemoteProtocolError | httpx2.ReadError):
-            raise FailedError(f"{where}: the connection broke off in the answer ({cause})", "look at the server's log") from error
-        raise NotReadyError(f"{where} cannot be reached ({cause})", "start the server, or check address and port") from error
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise NotReadyError(f"{where} refuses us with {error.status_code}", "set OPENAI_API_KEY to the server's key") from error
-    except openai.NotFoundError as error:
-        raise NotReadyError(f"{where} knows no model {endpoint.model!r} ({_words(error)})", "ask its /v1/models for the names it serves") from error
-    except openai.APIStatusError as error:
-        raise FailedError(f"{where} answers {error.status_code}: {_words(error)}", "look at the server's log") from error
-    except openai.OpenAIError as error:
-        raise FailedError(f"{where}: {_words(error)}", "look at the server's log") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        # The client builds its objects unchecked, so an answer of another shape shows itself as one of these.
-        raise FailedError(f"{where} answers what is no chat completion ({error})", "is it an OpenAI-compatible address ending in /v1?") from error
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _no_completion(endpoint: Endpoint, reply: Any) -> FailedError:
-    words = " ".join(str(reply).split())[:120]
-    return FailedError(f"{endpoint.url} answers what is no chat completion: {words}", "is it an OpenAI-compatible address ending in /v1?")
+        return call()
+    except openai.RateLimitError as error:
+        wait = patience(error.response.headers.get("retry-after"))
+        if wait is None:
+            raise
+        time.sleep(wait)
+        return call()

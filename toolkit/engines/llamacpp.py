@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
-from toolkit.engines.wire import answers, ask
+from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import UsageError
 from toolkit.process import Command
+
+LENIENT = {
+    "unknown model": "answered",  # a server of one model looks at no name
+    "negative max_tokens": "answered",  # -1 means without end there, and so do its like
+    "messages of a wrong type": "500",  # its own tests allow it: tools/server/tests/unit/test_chat_completion.py
+    "broken JSON": "500",  # the parser's exception is no std::invalid_argument: tools/server/server.cpp, ex_wrapper
+}
 
 
 class LlamaCpp(OpenAI):
@@ -19,6 +26,7 @@ class LlamaCpp(OpenAI):
     port = 8080
     asks_for_key = True
     startup_seconds = 180.0
+    habits = Habits(metrics="llamacpp:", endless={"ignore_eos": True}, lenient=LENIENT)
     fields = ("reasoning_content",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -36,12 +44,12 @@ class LlamaCpp(OpenAI):
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
         """Return the text of /apply-template."""
-        return Rendered(text=ask(f"{endpoint.root}/apply-template", {"messages": list(messages)}, key=endpoint.api_key)["prompt"])
+        return Rendered(text=ask_for("prompt", f"{endpoint.root}/apply-template", {"messages": list(messages)}, key=endpoint.api_key))
 
     def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
         """Return the ids of /tokenize, special tokens parsed, as a chat request does."""
         body = {"content": text, "add_special": True, "parse_special": True}
-        return tuple(ask(f"{endpoint.root}/tokenize", body, key=endpoint.api_key)["tokens"])
+        return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", body, key=endpoint.api_key))
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the GGUF's own Jinja runs: this server knows no other."""

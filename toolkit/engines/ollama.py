@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask
 from toolkit.errors import BrokenError, NotReadyError, UsageError
@@ -21,6 +21,7 @@ class Ollama(OpenAI):
     environment: str | None = None
     port = 11434
     startup_seconds = 180.0
+    habits = Habits(lenient={"negative max_tokens": "answered"})  # taken for without end: llm/llama_server.go, boundedNumPredict
     fields = ("reasoning", "thinking")
 
     def lay_out(self, target: Target, tools: Tools) -> None:
@@ -61,7 +62,7 @@ class Ollama(OpenAI):
         """Return the prompt of a render-only request."""
         body = {"model": endpoint.model, "messages": list(messages), "stream": False, "_debug_render_only": True}
         reply = ask(f"{endpoint.root}/api/chat", body, timeout=60, key=endpoint.api_key)
-        text = (reply.get("_debug_info") or {}).get("rendered_template")
+        text = (reply.get("_debug_info") or {}).get("rendered_template") if isinstance(reply, dict) else None
         return Rendered(text=text, reason="" if text else "this Ollama does not know _debug_render_only")
 
     def template(self, endpoint: Endpoint) -> str:

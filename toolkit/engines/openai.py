@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.engines import Endpoint, Message, Pieces, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Pieces, Rendered, Target, Tools
 from toolkit.engines.reading import take_apart
 from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
@@ -20,6 +20,7 @@ class OpenAI:
     port = 8000
     asks_for_key = False
     startup_seconds = 120.0
+    habits = Habits()
     fields: tuple[str, ...] = ("reasoning", "reasoning_content", "thinking")
 
     def lay_out(self, target: Target, tools: Tools) -> None:

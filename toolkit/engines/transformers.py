@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from toolkit.engines import Endpoint, Target, Tools
+from toolkit.engines import Endpoint, Habits, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
@@ -15,6 +15,14 @@ from toolkit.process import Command
 from toolkit.recipe import Think
 
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+
+LENIENT = {
+    "unknown model": "no error object",  # FastAPI's `detail`, as for JSON that is broken
+    "broken JSON": "no error object",
+    "negative max_tokens": "500",  # found in generate(): cli/serving/utils.py, generate_non_streaming
+    "messages of a wrong type": "500",  # found while the template is applied
+}
+"""As of transformers 5.17."""
 
 
 class Transformers(OpenAI):
@@ -24,6 +32,7 @@ class Transformers(OpenAI):
     environment = "train"
     port = 8001
     startup_seconds = 300.0
+    habits = Habits(batches=False, lists_models=False, lenient=LENIENT)
     fields = ("reasoning_content",)
 
     def lay_out(self, target: Target, tools: Tools) -> None:

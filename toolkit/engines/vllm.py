@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.engines import Endpoint, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
-from toolkit.engines.wire import answers, ask
+from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import UsageError
 from toolkit.process import Command
 
@@ -29,6 +29,7 @@ class Vllm(OpenAI):
     environment = "vllm"
     asks_for_key = True
     startup_seconds = 900.0
+    habits = Habits(metrics="vllm:", endless={"ignore_eos": True})
     fields = ("reasoning",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -38,7 +39,7 @@ class Vllm(OpenAI):
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
-            *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel), "--disable-log-stats"),
+            *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel)),
             *("--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
             *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
@@ -64,8 +65,7 @@ class Vllm(OpenAI):
         return "chat_template.jinja of the checkpoint"
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
-        reply = ask(f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key)
-        return tuple(reply["tokens"])
+        return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
 
 
 def _settings(tools: Tools) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 from toolkit.recipe import Task, Think
-from toolkit.verify import Expectations, Finding, Question, Reply, prompt, stop, task, think
+from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, prompt, stop, streams, task, think, usage
+from toolkit.verify import endpoint as operations
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
 """Asked where no held-out questions are given."""
+
+ENOUGH = 2
+"""Unanswered questions from the start after which no more are asked."""
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, of how many, in which unit."""
@@ -65,8 +69,8 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
 def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progress: Progress = lambda *_: None) -> tuple[Finding, ...]:
     """Ask the endpoint everything and leave endpoint.json, findings.json and answers.jsonl in `output`.
 
-    A base model is measured and never failed: its findings are none. NotReadyError where the endpoint is not there,
-    FailedError where it answers not one question.
+    A base model is measured and never failed: its findings are none. NotReadyError where the endpoint is not there, or answers not one
+    of the first questions.
     """
     replies, findings = examine(endpoint, expectations, progress)
     lines = "".join(f"{reply.model_dump_json()}\n" for reply in replies)
@@ -84,14 +88,17 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
         for reply in task.ask_all(chat, asked):
             replies.append(reply)
             progress(len(replies), len(asked.questions), "questions")
-        if all(reply.error for reply in replies):
-            raise FailedError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
-        return replies, () if asked.base else _findings(endpoint.engine, asked, replies, chat)
+            if len(replies) == min(ENOUGH, len(asked.questions)) and all(reply.error for reply in replies):
+                raise NotReadyError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
+        return replies, () if asked.base else tuple(_findings(endpoint, asked, replies, chat))
 
 
-def _findings(name: str, asked: Expectations, replies: list[Reply], chat: Chat) -> tuple[Finding, ...]:
-    live = (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
-    return (*live, task.check(name, asked, replies))
+def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], chat: Chat) -> Iterator[Finding]:
+    name = endpoint.engine
+    yield from (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
+    yield from (task.check(name, asked, replies), usage.check(name, asked, replies, chat))
+    yield from (*operations.checks(endpoint, asked), bad_requests.check(endpoint, asked))
+    yield from (streams.concurrency(chat, asked, replies), streams.cancellation(chat, asked))
 
 
 def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:

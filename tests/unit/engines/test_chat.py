@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import json
 
+import httpx2
 import openai
 import pytest
-from loopback import completion, events, hang, send, serve
+from loopback import completion, drip, events, hang, send, serve
 
 from toolkit.engines import Endpoint
-from toolkit.engines.chat import Chat, translated
+from toolkit.engines.chat import Chat
+from toolkit.engines.failures import translated
+from toolkit.engines.wire import patience
 from toolkit.errors import FailedError, NotReadyError
 
 ASKED = [{"role": "user", "content": "2 + 2?"}]
@@ -37,6 +40,12 @@ def test_a_server_that_hangs_is_left_after_the_time_limit(serve):
         chat(serve(hang), timeout=0.2).ask(ASKED, 16)
 
 
+@pytest.mark.parametrize("call", ["ask", "stream"])
+def test_an_answer_that_never_ends_is_left_after_the_time_limit(serve, call):
+    with pytest.raises(FailedError, match=r"the answer did not end within 0\.2 s"), chat(serve(drip), timeout=0.2) as client:
+        getattr(client, call)(ASKED, 16)
+
+
 def test_a_refused_key_names_the_variable_to_set(serve):
     url = serve(lambda request: send(request, '{"error": {"message": "bad key"}}', 401))
     with pytest.raises(NotReadyError, match="refuses us with 401") as problem:
@@ -58,7 +67,10 @@ def test_broken_json_is_named(serve):
         chat(url).ask(ASKED, 16)
 
 
-@pytest.mark.parametrize("body", ["[]", "{}", '{"choices": []}', '{"choices": [{"index": 0}]}', '"text"', "null"])
+ODD = ('{"choices": []}', '{"choices": [{"index": 0}]}', '{"choices": {"a": 1}}', '{"choices": [{"index": 0, "message": {"content": 5}}]}')
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '"text"', "null", *ODD])
 def test_json_of_another_shape_is_named(serve, body):
     url = serve(lambda request: send(request, body))
     with pytest.raises(FailedError, match="no chat completion"):
@@ -69,6 +81,13 @@ def test_a_stream_with_a_broken_event_is_named(serve):
     url = serve(lambda request: send(request, events({"content": "4"}, finish=None) + "data: {broken\n\n", kind="text/event-stream"))
     with pytest.raises(FailedError, match="no chat completion"):
         chat(url).stream(ASKED, 16)
+
+
+@pytest.mark.parametrize("body", ["", "data: []\n\n", ": alive\n\n" * 3, "data: [DONE]\n\n"])
+def test_a_stream_without_a_chunk_is_named(serve, body):
+    url = serve(lambda request: send(request, body, kind="text/event-stream"))
+    with pytest.raises(FailedError, match="gave no finish reason"), chat(url) as client:
+        client.stream(ASKED, 16)
 
 
 def test_a_stream_without_its_end_is_named(serve):
@@ -107,6 +126,67 @@ def test_a_server_error_is_not_retried(serve):
     assert len(seen) == 1
 
 
+def busy(times: int, *headers: tuple[str, str]):
+    """A server that answers 429 some times, with these headers, and well then."""
+    left = iter(range(times))
+
+    def answer(request):
+        if next(left, None) is None:
+            send(request, completion({"content": "4"}))
+            return
+        request.send_response(429)
+        for header in (*headers, ("Content-Length", "0")):
+            request.send_header(*header)
+        request.end_headers()
+
+    return answer
+
+
+SOON = ("Retry-After", "0")
+PAST = ("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT")
+
+
+@pytest.mark.parametrize("header", [SOON, PAST])
+def test_a_short_wait_that_a_server_asks_for_is_kept_once(serve, header):
+    with chat(serve(busy(1, header))) as client:
+        assert client.ask(ASKED, 16).text == "4"
+
+
+@pytest.mark.parametrize(
+    ("times", "headers", "words"),
+    [(2, (SOON,), "wants 0 waited for"), (1, (("Retry-After", "3600"),), "wants 3600 waited for"), (1, (), "429, too many requests$")],
+)
+def test_a_server_that_stays_busy_is_told_and_not_waited_for(serve, times, headers, words):
+    with pytest.raises(NotReadyError, match=words), chat(serve(busy(times, *headers))) as client:
+        client.ask(ASKED, 16)
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("2", 2.0), ("5", 5.0), ("6", None), ("soon", None), ("", None), (None, None)])
+def test_only_a_few_seconds_are_waited_for(header, seconds):
+    assert patience(header) == seconds
+
+
+def test_a_redirect_is_told_and_not_followed(serve):
+    reached = []
+    elsewhere = serve(lambda request: reached.append(request.headers.get("Authorization")))
+
+    def redirect(request):
+        request.send_response(307)
+        request.send_header("Location", f"{elsewhere}/chat/completions")
+        request.end_headers()
+
+    with pytest.raises(NotReadyError, match="redirects us to http") as problem, chat(serve(redirect)) as client:
+        client.ask(ASKED, 16)
+    assert "--url" in problem.value.remedy and reached == []
+
+
+def test_a_path_that_is_not_there_is_no_unknown_model(serve):
+    url = serve(lambda request: send(request, "404 page not found", 404, "text/plain"))
+    with pytest.raises(NotReadyError, match="has no such place") as problem, chat(url) as client:
+        client.ask(ASKED, 16)
+    assert "/v1" in problem.value.remedy
+
+
 def test_nothing_listening_is_named():
     with pytest.raises(NotReadyError, match="cannot be reached"):
         chat("http://127.0.0.1:9/v1").ask(ASKED, 16)
@@ -133,5 +213,5 @@ def test_every_error_of_the_client_is_translated():
 def bare(kind: type[openai.APIError]) -> openai.APIError:
     """An instance whose constructor did not run: each kind wants other arguments, and only its class matters here."""
     error = kind.__new__(kind)
-    error.status_code = 400  # type: ignore[attr-defined]
+    error.status_code, error.response = 400, httpx2.Response(400)  # type: ignore[attr-defined]
     return error

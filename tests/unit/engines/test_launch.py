@@ -76,6 +76,7 @@ def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
     assert "--quantization bitsandbytes --load-format bitsandbytes" in line and "--reasoning-parser qwen3" in line
     assert ("--enforce-eager" in line) is not gpu and ("--gpu-memory-utilization 0.9" in line) is gpu
     assert line.endswith("--seed 1") and "--host 127.0.0.1 --port 8000" in line
+    assert "--disable-log-stats" not in line  # with it /metrics holds no figure of vLLM's own
     assert command.env["HF_HUB_OFFLINE"] == "1" and ("VLLM_CPU_KVCACHE_SPACE" in command.env) is not gpu
 
 

@@ -8,7 +8,7 @@ from observations import TASK, observation
 
 from toolkit.verify import Finding
 from toolkit.verify.agreement import compare
-from toolkit.verify.judge import Observation, judge, verdict
+from toolkit.verify.judge import REQUIRED, Observation, judge, verdict
 
 
 def test_all_required_checks_passed_is_a_pass():
@@ -16,10 +16,10 @@ def test_all_required_checks_passed_is_a_pass():
     assert report.verdict == "pass"
     assert report.observed["endpoints"][0]["tokens_per_second"] == 10.0
     assert report.engines["llamacpp"] == {"version": "1", "served": ["llamacpp/f16", "llamacpp/f16/base"], "verdict": "pass"}
-    assert [check.name for check in report.checks] == ["think", "stop", "prompt", "task", "gain", "base"]
+    assert [check.name for check in report.checks] == [*REQUIRED, "task", "gain", "base"]
 
 
-@pytest.mark.parametrize("name", ["think", "stop", "prompt", "task"])
+@pytest.mark.parametrize("name", [*REQUIRED, "task"])
 def test_a_check_that_was_not_made_fails(name):
     report = judge("demo", TASK, [observation(without=name)])
     assert report.verdict == "fail"
