@@ -16,7 +16,7 @@ from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 from toolkit.recipe import Task, Think
-from toolkit.verify import Expectations, Finding, Question, Reply, prompt, stop, task, think
+from toolkit.verify import Expectations, Finding, Question, Reply, identity, prompt, stop, task, think
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
 """Asked where no held-out questions are given."""
@@ -56,6 +56,7 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
         task=wanted,
         questions=tuple(Question(row["question"], row.get("expected")) for row in rows[:asked]),
         template=ChatTemplate.of_model(model),
+        probes=() if recipe["base"] else identity.read(model.parent),
         variant=recipe["variant"],
         base=recipe["base"],
         parallel=recipe["serve"]["parallel"],
@@ -91,7 +92,7 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
 
 def _findings(name: str, asked: Expectations, replies: list[Reply], chat: Chat) -> tuple[Finding, ...]:
     live = (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
-    return (*live, task.check(name, asked, replies))
+    return (*live, identity.check(name, asked, chat), task.check(name, asked, replies))
 
 
 def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:
