@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from toolkit.chat_template import ChatTemplate
-from toolkit.recipe import Task, Think
+from toolkit.recipe import Identity, Task, Think
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -83,6 +83,7 @@ class Expectations:
     """The HF chat template, where it is known."""
     probes: tuple[Probe, ...] = ()
     """What the merged model itself says."""
+    identity: Identity = field(default_factory=Identity)
     variant: str = ""
     base: bool = False
     """The model before the fine-tune: it is measured and never failed."""

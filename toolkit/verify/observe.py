@@ -15,7 +15,7 @@ from toolkit.engines import Endpoint, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
-from toolkit.recipe import Task, Think
+from toolkit.recipe import Identity, Task, Think
 from toolkit.verify import Expectations, Finding, Question, Reply, identity, prompt, stop, task, think
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
@@ -57,6 +57,7 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
         questions=tuple(Question(row["question"], row.get("expected")) for row in rows[:asked]),
         template=ChatTemplate.of_model(model),
         probes=() if recipe["base"] else identity.read(model.parent),
+        identity=Identity.model_validate(recipe["verify"].get("identity", {})),
         variant=recipe["variant"],
         base=recipe["base"],
         parallel=recipe["serve"]["parallel"],
