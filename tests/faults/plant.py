@@ -35,6 +35,7 @@ def _noise(name: str, tuned: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 
 WEIGHTS: dict[str, Weights] = {
+    "the base itself": lambda name, tuned, base: base,
     "adapter merged twice": lambda name, tuned, base: tuned + (tuned - base),
     "adapter merged at half its strength": lambda name, tuned, base: (tuned + base) / 2,
     "adapter subtracted": lambda name, tuned, base: base - (tuned - base),
