@@ -225,11 +225,22 @@ class Task(Section):
     """Share the base must not exceed, where the demo must show a plain gain."""
 
 
+class Identity(Section):
+    """How far a served copy of the merged model may stray from it, by variant; what is not named here has the default."""
+
+    equal: dict[str, Fraction] = Field(default_factory=dict)
+    """Least share of greedy tokens, counted up to the first other one, that are the merged model's."""
+    distance: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Largest mean distance of those tokens' log-probabilities, in nats."""
+
+
 class Verify(Section):
     """What an endpoint must show to pass."""
 
     think_at_least: Fraction = 1.0
     """Share of answers that keep the think contract."""
+    identity: Identity = Identity()
+    """What proves that the merged model is served."""
     task: Task | None = None
     """Before and after."""
 

@@ -19,7 +19,7 @@ from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
 from toolkit.targets import target
-from toolkit.verify import Expectations
+from toolkit.verify import Expectations, identity
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
@@ -188,7 +188,8 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 def _examined(given: dict[str, Any], store: Path) -> Report:
     endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
-    expected = Expectations(template=ChatTemplate.of_model(folder) if folder else None, timeout=given["timeout"])
+    known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
+    expected = Expectations(**known, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)
     seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
     return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")

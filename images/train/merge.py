@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import probes
 import torch
 from checkpoint import REPORTED, load_tokenizer, parameters, save_model
 from peft import PeftModel
@@ -19,18 +20,22 @@ from program import BROKEN, Args, ProgramError, note, progress, run
 from transformers import AutoModelForCausalLM
 
 PROBES = 8
-"""Held-out rows on which the logits are compared."""
+"""Held-out rows on which the logits are compared and that the merged model answers."""
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 def main(args: Args) -> int:
-    """Leave model/ and merge.json."""
+    """Leave model/, merge.json and probes.jsonl."""
     base, adapter, target = args.inputs["base"] / "model", args.inputs["train"] / "adapter", args.output / "model"
     kind = getattr(torch, args.recipe["merge"]["dtype"])
-    texts = probe_texts(args.inputs["dataset"] / "eval.jsonl", base)
+    tokenizer = load_tokenizer(base)
+    rows = [json.loads(line) for line in (args.inputs["dataset"] / "eval.jsonl").read_text(encoding="utf-8").splitlines()[:PROBES]]
+    texts, prompts = probe_texts(rows, tokenizer), [row["prompt"] for row in rows]
     adapted = PeftModel.from_pretrained(load(base), adapter).eval()
     progress(1, 4, "parts", "base and adapter loaded")
     wanted = list(logits_of(adapted, texts))
+    with adapted.disable_adapter():
+        before = probes.greedy(adapted, tokenizer, prompts)
     merged = adapted.merge_and_unload(safe_merge=True)  # refuses weights that are not finite
     progress(2, 4, "parts", "merged")
     save_model(merged, target, kind)
@@ -38,7 +43,9 @@ def main(args: Args) -> int:
     del adapted, merged
     progress(3, 4, "parts", "written")
     check_files(base, target)
-    facts = {"parameters": parameters(target), **compare(wanted, logits_of(load(target), texts), texts)}
+    final = load(target)
+    facts = {"parameters": parameters(target), **compare(wanted, logits_of(final, texts), texts)}
+    probes.write(args.output / "probes.jsonl", [row["question"] for row in rows], probes.greedy(final, tokenizer, prompts), before)
     facts |= {"dtype": args.recipe["merge"]["dtype"], "base": json.loads((args.inputs["base"] / "base.json").read_text(encoding="utf-8"))}
     (args.output / "merge.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     progress(4, 4, "parts", "compared")
@@ -60,10 +67,8 @@ def load(folder: Path) -> Any:
     return model.eval()
 
 
-def probe_texts(path: Path, base: Path) -> list[tuple[torch.Tensor, int]]:
+def probe_texts(rows: list[dict[str, str]], tokenizer: Any) -> list[tuple[torch.Tensor, int]]:
     """Return token ids of held-out rows, each with the length of its prompt."""
-    tokenizer = load_tokenizer(base)
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:PROBES]]
     pairs = [[tokenizer.encode(row[part], add_special_tokens=False) for part in ("prompt", "completion")] for row in rows]
     return [(torch.tensor([prompt + completion]), len(prompt)) for prompt, completion in pairs]
 

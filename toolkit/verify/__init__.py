@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from toolkit.chat_template import ChatTemplate
-from toolkit.recipe import Task, Think
+from toolkit.recipe import Identity, Task, Think
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -58,6 +58,19 @@ class Question:
     expected: str | None = None
 
 
+Tokens = tuple[tuple[str, float], ...]
+"""Pairs of a token's text and its natural log-probability."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question with the merged model's greedy answer and the base's."""
+
+    question: str
+    wanted: Tokens
+    base: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Expectations:
     """What an endpoint is held against."""
@@ -68,6 +81,9 @@ class Expectations:
     questions: tuple[Question, ...] = ()
     template: ChatTemplate | None = None
     """The HF chat template, where it is known."""
+    probes: tuple[Probe, ...] = ()
+    """What the merged model itself says."""
+    identity: Identity = field(default_factory=Identity)
     variant: str = ""
     base: bool = False
     """The model before the fine-tune: it is measured and never failed."""

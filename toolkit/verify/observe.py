@@ -15,8 +15,8 @@ from toolkit.engines import Endpoint, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
-from toolkit.recipe import Task, Think
-from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, prompt, stop, streams, task, think, usage
+from toolkit.recipe import Identity, Task, Think
+from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, identity, prompt, stop, streams, task, think, usage
 from toolkit.verify import endpoint as operations
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
@@ -60,6 +60,8 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
         task=wanted,
         questions=tuple(Question(row["question"], row.get("expected")) for row in rows[:asked]),
         template=ChatTemplate.of_model(model),
+        probes=() if recipe["base"] else identity.read(model.parent),
+        identity=Identity.model_validate(recipe["verify"].get("identity", {})),
         variant=recipe["variant"],
         base=recipe["base"],
         parallel=recipe["serve"]["parallel"],
@@ -96,7 +98,7 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
 def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], chat: Chat) -> Iterator[Finding]:
     name = endpoint.engine
     yield from (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
-    yield from (task.check(name, asked, replies), usage.check(name, asked, replies, chat))
+    yield from (identity.check(name, asked, chat), task.check(name, asked, replies), usage.check(name, asked, replies, chat))
     yield from (*operations.checks(endpoint, asked), bad_requests.check(endpoint, asked))
     yield from (streams.concurrency(chat, asked, replies), streams.cancellation(chat, asked))
 

@@ -64,7 +64,7 @@ def test_a_server_without_reasoning_fails_the_think_contract_and_keeps_the_stop_
     endpoint = Endpoint("openai", serve(answer), "m")
     replies, findings = examine(endpoint, Expectations(questions=(Question("2 + 2?"),), timeout=5))
     statuses = {finding.name: finding.status for finding in findings}
-    assert statuses.items() >= {"think": "fail", "stop": "pass", "prompt": "skip", "task": "skip", "concurrency": "skip"}.items()
+    assert statuses.items() >= {"think": "fail", "stop": "pass", "prompt": "skip", "identity": "skip", "task": "skip", "concurrency": "skip"}.items()
     assert findings[0].evidence["breaches"] == ["2 + 2? → no reasoning"]
     assert [reply.text for reply in replies] == ["The answer is 4."]
 

@@ -1,0 +1,168 @@
+"""Plants faults in real engines that serve a finished demo run, and prints which check found each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from catalogue import Fault
+
+from toolkit import recipe_file
+from toolkit.engines import Target
+from toolkit.errors import ThinkshipError
+from toolkit.places import Machine
+from toolkit.plan import plan, serve_step
+from toolkit.resolve import resolve
+from toolkit.runners.environment import Environment
+from toolkit.serving import serving
+from toolkit.stages import IMAGES, ROOT
+from toolkit.targets import target, tools
+from toolkit.verify import Expectations, Finding
+from toolkit.verify.observe import examine, expectations_of
+
+RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
+QUESTIONS = 6
+"""Held-out questions each server is asked."""
+
+
+@dataclass
+class Outcome:
+    """What the gate said of one served model."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    """Check -> its message."""
+    findings: tuple[Finding, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """The steps of a finished run that an engine is served from, and what it is held against."""
+
+    target: Target
+    expected: Expectations
+    base_gguf: Path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the demo has been run; THINKSHIP_TEST_STORE names one that is there."""
+    place = Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
+    argv = (sys.executable, "-m", "toolkit.cli", "run", str(RECIPE), "--store", str(place), "--engine", "llamacpp", "--engine", "ollama")
+    done = subprocess.run((*argv, "--until", "modelfile"), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+@pytest.fixture(scope="session")
+def served(store: Path) -> Callable[[str, str], Served]:
+    """served(engine, variant) says where a variant of the tuned model lies and what it must show."""
+    recipe = recipe_file.load(RECIPE)
+    steps = {step.name: step for step in plan(resolve(recipe, RECIPE.parent), ("llamacpp", "ollama"))}
+
+    def find(engine: str, variant: str) -> Served:
+        step = serve_step(recipe, engine, variant, base=False)
+        inputs = {key: store / steps[name].directory for key, name in step.inputs.items()}
+        wanted = expectations_of(dict(step.recipe), inputs["dataset"], inputs["model"] / "model")
+        few = replace(wanted, questions=wanted.questions[:QUESTIONS], timeout=40.0)
+        return Served(target(step.recipe, inputs), few, store / steps["gguf-base"].directory / "model-f16.gguf")
+
+    return find
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Callable[..., Outcome]:
+    """gate(engine, target, expected, programs=None) serves a target and says which checks failed."""
+
+    def judge(engine: str, wanted: Target, expected: Expectations, programs: Path | None = None) -> Outcome:
+        began, place = time.monotonic(), tools(engine, tmp_path / "scratch")
+        try:
+            with serving(engine, wanted, Machine(replace(place, programs=programs or place.programs)), tmp_path / "log") as endpoint:
+                findings = examine(endpoint, expected)[1]
+        except ThinkshipError as error:
+            return Outcome({"start": error.message}, (), time.monotonic() - began)
+        failed = {finding.name: finding.message for finding in findings if finding.status == "fail"}
+        return Outcome(failed, findings, time.monotonic() - began)
+
+    return judge
+
+
+def planted(fault: Fault, served: Served, folder: Path) -> tuple[Target, Path | None]:
+    """Return the target with the fault in it, and the folder of the server's program where that is changed."""
+    wanted = replace(served.target, **fault.target)
+    if fault.modelfile:
+        text = (served.target.modelfile or Path()).read_text(encoding="utf-8")
+        changed = re.sub(fault.modelfile[0], lambda _: fault.modelfile[1], text, count=1, flags=re.DOTALL)
+        assert changed != text, f"{fault.name}: nothing was changed"
+        (folder / "Modelfile").write_text(changed, encoding="utf-8")
+        return replace(wanted, modelfile=folder / "Modelfile"), None
+    if fault.gguf or fault.bytes:
+        wanted = replace(wanted, gguf=_faulty_file(fault, served, folder / "model-f16.gguf"))
+    return wanted, _faulty_program(fault, folder) if fault.program else None
+
+
+def _faulty_file(fault: Fault, served: Served, path: Path) -> Path:
+    source = served.target.gguf
+    assert source
+    if fault.bytes:
+        data = source.read_bytes()
+        broken = {"truncated": data[: len(data) // 2], "empty": b"", "header": data[:24] + b"\xff" * 64 + data[88:]}
+        path.write_bytes(broken[fault.bytes])
+        return path
+    given = {"source": str(source), "target": str(path), "base": str(served.base_gguf), **fault.gguf}
+    (path.parent / "plant.json").write_text(json.dumps(given), encoding="utf-8")
+    argv = (str(Environment("train").install()), str(Path(__file__).with_name("plant.py")), str(path.parent / "plant.json"))
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return path
+
+
+def _faulty_program(fault: Fault, folder: Path) -> Path:
+    assert fault.program
+    text = (IMAGES / "llamacpp" / "serve.py").read_text(encoding="utf-8")
+    assert fault.program[0] in text, f"{fault.name}: serve.py has no {fault.program[0]!r}"
+    (folder / "serve.py").write_text(text.replace(*fault.program, 1), encoding="utf-8")
+    return folder
+
+
+@dataclass
+class Matrix:
+    """The table of faults, in the order in which they were planted."""
+
+    rows: list[tuple[str, str, str, float]] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the table as Markdown."""
+        yield "| fault | found by | fails as well | seconds |\n| --- | --- | --- | --- |"
+        yield from (f"| {name} | {found} | {others} | {seconds:.0f} |" for name, found, others, seconds in self.rows)
+
+
+MATRIX = Matrix()
+PAGE = """# Planted faults
+
+Each fault is planted for real in an engine that serves the demo's model; the table says which check of the gate named it, which others failed as
+its consequence, and the seconds from the start to the verdict. Written by `THINKSHIP_FAULT_MATRIX=docs/faults.md pytest tests/faults`.
+
+"""
+
+
+@pytest.fixture(scope="session")
+def matrix() -> Matrix:
+    """Collect the outcome of every fault."""
+    return MATRIX
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the table; THINKSHIP_FAULT_MATRIX names a file that gets it too."""
+    text = "\n".join(MATRIX.lines()) + "\n"
+    terminalreporter.write(f"\n{text}")
+    if path := os.environ.get("THINKSHIP_FAULT_MATRIX"):
+        Path(path).write_text(PAGE + text, encoding="utf-8")

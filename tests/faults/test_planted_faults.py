@@ -1,0 +1,38 @@
+"""Every planted fault is found by the check that names its cause, and nothing is found where nothing is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogue import FAULTS, Fault
+from conftest import Matrix, Outcome, Served, planted
+
+Find = Callable[[str, str], Served]
+Gate = Callable[..., Outcome]
+CLEAN = (("llamacpp", "f16"), ("llamacpp", "q8_0"), ("llamacpp", "q4_k_m"), ("ollama", "q8_0"))
+SLICES = 5
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, matrix: Matrix, tmp_path: Path):
+    engine, variant = ("ollama", "q8_0") if fault.modelfile else ("llamacpp", "f16")
+    clean = served(engine, variant)
+    target, programs = planted(fault, clean, tmp_path)
+    seen = gate(engine, target, clean.expected, programs)
+    for path in tmp_path.glob("*.gguf"):
+        path.unlink()  # a quarter of a gigabyte each
+    others = ", ".join(name for name in seen.failed if name != fault.found_by)
+    matrix.rows.append((fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds))
+    assert fault.found_by in seen.failed, seen.failed
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+@pytest.mark.parametrize(("engine", "variant"), CLEAN)
+def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part: int, served: Find, gate: Gate):
+    clean = served(engine, variant)
+    probes = clean.expected.probes[part:] + clean.expected.probes[:part]
+    seen = gate(engine, clean.target, replace(clean.expected, questions=clean.expected.questions[part:], probes=probes, task=None))
+    assert seen.failed == {}
