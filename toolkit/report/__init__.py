@@ -72,6 +72,7 @@ def _reread(place: Path, files: Files) -> None:
     files.require()
     found = document.load(place)
     files.write(found)
+    console.say(f"{found['name']} ({document.find(place)})\n")
     terminal.show(found)
 
 

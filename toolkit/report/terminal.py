@@ -10,7 +10,7 @@ from rich.table import Table
 
 from toolkit import console
 from toolkit.report.difference import Difference
-from toolkit.report.facts import Document, comparison, grid
+from toolkit.report.facts import Document, comparison, grid, reasons
 
 NOTES = 3
 """Notes on differing answers that the terminal shows."""
@@ -31,6 +31,8 @@ def show(report: Document) -> None:
         console.say(f"note: {note}")
     if len(notes) > NOTES:
         console.say(f"note: {len(notes) - NOTES} more pairs of endpoints differ; report.html has them all")
+    for reason in reasons(report):
+        console.say(reason)
     console.say(f"verdict: {report['verdict']}")
 
 
