@@ -106,7 +106,7 @@ def test_nothing_sticks_out_of_a_phones_window(browse, page, tmp_path):
 def test_it_can_be_printed(browse, page, tmp_path):
     browse(page.as_uri(), f"--print-to-pdf={tmp_path / 'report.pdf'}")
     pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", (tmp_path / "report.pdf").read_bytes()))
-    assert 2 <= pages <= 12, f"{pages} pages"
+    assert 2 <= pages <= 6, f"{pages} pages"  # closed questions stay out; with all 50 there are more
 
 
 Pixel = tuple[int, ...]

@@ -6,14 +6,17 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree
 
+import pytest
 from conftest import DEMO
 from loopback import completion, send, serve
 from observations import TASK, observation
 from test_cli import thinkship
 
-from toolkit import contracts, host
+from toolkit import contracts, host, release
+from toolkit.errors import BrokenError
 from toolkit.pipeline import Task
-from toolkit.report import document
+from toolkit.report import Files, document
+from toolkit.verify.judge import judge
 
 
 def no_place(*_):
@@ -36,6 +39,20 @@ def test_the_verify_stage_leaves_json_page_and_junit_and_keeps_its_contract(tmp_
     assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json", "report.xml"]
     assert document.load(output)["verdict"] == "pass"
     assert ElementTree.parse(output / "report.xml").getroot().get("failures") == "0"
+
+
+def test_a_report_without_its_page_or_its_xml_is_not_sealed(tmp_path):
+    (tmp_path / "report.json").write_text('{"verdict": "pass"}')
+    with pytest.raises(BrokenError, match=r"report\.html: is missing\n.*report\.xml: is missing"):
+        contracts.check("verify", tmp_path, {})
+
+
+def test_a_run_writes_its_report_elsewhere_too_whatever_the_verdict(tmp_path):
+    judge("demo", TASK, [observation(without="think")]).write(tmp_path / "report.json")
+    files = Files(tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.xml")
+    with pytest.raises(BrokenError, match="the verdict is fail: think"):
+        release.conclude(tmp_path, files)
+    assert all(path.is_file() for path in (files.json, files.html, files.junit))
 
 
 def test_an_endpoints_verification_is_written_in_all_forms_though_it_fails(serve, tmp_path):
