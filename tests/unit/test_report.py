@@ -142,7 +142,8 @@ def test_base_and_tuned_stand_in_one_row_with_what_their_pair_shows(small, large
 
 def test_a_report_of_one_endpoint_without_a_recipe_renders():
     found = judge("m", TASK.model_copy(update={"task": None}), [observation("openai", "")]).model_dump(mode="json", by_alias=True)
-    assert "openai" in page.html(found)
+    html = page.html(found)
+    assert "openai" in html and "Before and after" not in html and "before the fine-tune" not in html
 
 
 def test_the_terminal_gets_the_same_facts(small, capsys):

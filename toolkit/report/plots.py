@@ -53,7 +53,7 @@ def _thinking(report: Document, rows: Iterable[dict[str, Any]]) -> Plot | None:
 
 
 def _seconds(report: Document, rows: Iterable[dict[str, Any]]) -> Plot | None:
-    note = "Seconds from question to end of answer, as many asked at once as the recipe says: all answers, middle half, median."
+    note = "Seconds from question to end, questions asked at once slowing each other down: all answers, middle half, median."
     drawn = list(_spread(report, rows, lambda reply: reply["seconds"], lambda number: f"{number:.2g} s" if number < 10 else f"{number:.0f} s"))
     return _lines("seconds", "Time of an answer", note, drawn, (_end(drawn), lambda number: f"{number:g} s"))
 
@@ -118,8 +118,8 @@ def _box(kind: str, numbers: Sequence[float]) -> Span:
 
 
 def _end(drawn: Iterable[Line]) -> float:
-    """Return where a scale from 0 must end for every mark to be on it; 1 where all are 0."""
-    return max((span.high for line in drawn for span in line.spans), default=0.0) or 1.0
+    """Return where a scale from 0 must end for every mark to be on it; 10 where all are 0."""
+    return max((span.high for line in drawn for span in line.spans), default=0.0) or 10.0
 
 
 def _lines(name: str, title: str, note: str, drawn: Sequence[Line], scale: tuple[float, Words]) -> Plot | None:
