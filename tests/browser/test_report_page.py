@@ -95,7 +95,8 @@ def test_the_page_is_painted_in_both_schemes(browse, page, tmp_path, window, sch
 def test_nothing_sticks_out_on_a_phone(browse, page, tmp_path):
     """A probe of our own measures the page at 360 pixels; the page's policy would forbid it, so that it goes into a copy without the policy."""
     # a wide table scrolls within its own frame, whose inside is therefore not measured
-    edges = '[...document.querySelectorAll("main *")].filter((part) => !part.parentElement.closest(".scroll")).map((part) => part.getBoundingClientRect().right)'
+    measured = '[...document.querySelectorAll("main *")].filter((part) => !part.parentElement.closest(".scroll"))'
+    edges = f"{measured}.map((part) => part.getBoundingClientRect().right)"
     probe = f'<script>document.body.style.width = "360px"; document.title = Math.ceil(Math.max(...{edges}));</script></body>'
     text = page.read_text(encoding="utf-8").replace("<details", "<details open").replace("</body>", probe)
     copy = tmp_path / "probe.html"
