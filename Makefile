@@ -80,8 +80,9 @@ unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config"
 
 .PHONY: test
-test: unit ## units, stage programs, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
+test: unit ## units, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
 	@$(PYTEST) tests/programs
+	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
 
 .PHONY: test-images

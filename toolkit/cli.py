@@ -112,12 +112,26 @@ def logs(lines: int, store: Path) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds one answer may take.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
 @STORE
 def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
     """Prove that what is served thinks, stops and sees the right prompt: a recipe's engines, or any endpoint."""
     from toolkit import service
 
     service.verify(recipe, store, **endpoint)
+
+
+@cli.command()
+@click.argument("place", metavar="STORE_OR_REPORT", type=click.Path(path_type=Path), required=False)
+@click.option("--compare", "pair", nargs=2, type=click.Path(path_type=Path), help="Say how the second of two differs; exit 6 where it is worse.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write report.html here.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison for programs.")
+def report(place: Path | None, pair: tuple[Path, Path] | None, html: Path | None, junit: Path | None, as_json: bool) -> None:
+    """Show a report again, of a store or of a report.json, or compare two."""
+    from toolkit import report as room
+
+    room.open_report(place, pair, room.Files(html=html, junit=junit), as_json)
 
 
 SECONDS = click.FloatRange(0, 3600, min_open=True)
@@ -246,9 +260,9 @@ def list_images() -> None:
 
 
 @cli.command()
-@click.option("--check", is_flag=True, help="Fail where docs/reference.md is not what the code says.")
+@click.option("--check", is_flag=True, help="Write nothing; fail where one of them is not what the code says.")
 def docs(check: bool) -> None:
-    """Write docs/reference.md from the code: commands, recipe keys, errors and exit codes."""
+    """Write docs/reference.md (commands, recipe keys, errors, exit codes) and docs/report.schema.json from the code."""
     from toolkit import reference
 
     reference.write(check)

@@ -114,7 +114,7 @@ def _serve(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _verify(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
-    yield from _missing(directory, "report.html")
+    yield from _missing(directory, "report.html", "report.xml")
     if _json(directory / "report.json")["verdict"] not in ("pass", "fail"):
         yield "report.json: the verdict is neither pass nor fail"
 

@@ -62,7 +62,7 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
     verdict.write(task.output / "report.json")
-    report.write_html(_json(task.output / "report.json"), task.output / "report.html")
+    report.Files(html=task.output / "report.html", junit=task.output / "report.xml").write(_json(task.output / "report.json"))
 
 
 def _json(path: Path) -> Any:

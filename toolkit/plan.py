@@ -72,7 +72,13 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
-    yield Step("verify", STAGES["verify"], slices["verify"], inputs), [digest_files((ROOT / "toolkit/report.py", ROOT / "toolkit/report.html.j2"))]
+    yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
+
+
+def _report_digest() -> str:
+    """Return what a report's page and XML are made by: the verify step leaves them beside the verdict."""
+    folder = ROOT / "toolkit" / "report"
+    return digest_files((*program_files(folder / "__init__.py"), *sorted(folder.glob("page.*"))))
 
 
 def _gguf_drafts(recipe: Recipe, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:

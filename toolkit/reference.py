@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code, so that commands, recipe keys, stages and exit codes cannot differ from what is documented."""
+"""Writes docs/reference.md and docs/report.schema.json from the code, so that what is documented cannot differ from it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from toolkit.cli import cli
 from toolkit.errors import BY_CODE, BrokenError
 from toolkit.metrics import METRICS
 from toolkit.recipe import Recipe
+from toolkit.report import document
 from toolkit.stages import ROOT, STAGES
 
 PAGE = ROOT / "docs" / "reference.md"
+SCHEMA = ROOT / "docs" / "report.schema.json"
 
 
 def write(check: bool) -> None:
-    """Write the page; with `check` write nothing and raise BrokenError where it is not what the code says."""
-    text = "\n".join(lines()) + "\n"
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-        console.say(f"wrote {PAGE.relative_to(ROOT)}")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        raise BrokenError("docs/reference.md is not what the code says", "thinkship docs")
+    """Write the page and the schema; with `check` write nothing and raise BrokenError where one is not what the code says."""
+    for path, text in ((PAGE, "\n".join(lines()) + "\n"), (SCHEMA, document.schema())):
+        if not check:
+            path.write_text(text, encoding="utf-8")
+            console.say(f"wrote docs/{path.name}")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise BrokenError(f"docs/{path.name} is not what the code says", "thinkship docs")
 
 
 def lines() -> Iterator[str]:
@@ -56,7 +58,7 @@ def _commands() -> Iterator[str]:
 
 def _spelling(option: click.Option) -> str:
     kind = "|".join(map(str, option.type.choices)) if isinstance(option.type, click.Choice) else option.type.name.upper()
-    return option.opts[0] if option.is_flag else f"{option.opts[0]} {kind}"
+    return option.opts[0] if option.is_flag else " ".join((option.opts[0], *[kind] * option.nargs))
 
 
 def _exit_codes() -> Iterator[str]:

@@ -14,6 +14,7 @@ from toolkit import console, pipeline, recipe_file
 from toolkit.errors import BrokenError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
+from toolkit.report import NOWHERE, Files
 from toolkit.resolve import resolve
 from toolkit.store import Store
 
@@ -63,22 +64,24 @@ def runner(name: str, engines: Iterable[str] = ()) -> Runner:
     return LocalRunner()
 
 
-def run(planned: tuple[Step, ...], root: Path, where: str = "local") -> None:
-    """Make every step; BrokenError where the last one is a report whose verdict is fail."""
+def run(planned: tuple[Step, ...], root: Path, where: str = "local", files: Files = NOWHERE) -> None:
+    """Make every step; BrokenError where the last one is a report whose verdict is fail. `files` are written beside the store."""
+    files.require()
     chosen = runner(where, [str(step.recipe["engine"]) for step in planned if "engine" in step.recipe])
     outcome = pipeline.run(planned, Store(root), chosen)
     if planned[-1].stage.name == "verify":
-        conclude(outcome.directories[planned[-1].name])
+        conclude(outcome.directories[planned[-1].name], files)
     elif not outcome.seconds:
         console.say("nothing to do: every step is sealed")
 
 
-def conclude(directory: Path) -> None:
+def conclude(directory: Path, files: Files = NOWHERE) -> None:
     """Show the report of a run and say where it lies; BrokenError where its verdict is fail."""
-    from toolkit import report
+    from toolkit.report import terminal
 
     found = json.loads((directory / "report.json").read_text(encoding="utf-8"))
-    report.show(found)
+    files.write(found)
+    terminal.show(found)
     console.say(f"\nreport: {directory / 'report.html'}")
     if found["verdict"] != "pass":
         broken = dict.fromkeys(check["name"] for check in found["checks"] if check["status"] == "fail")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from toolkit import console, pipeline, recipe_file, release, report, servers, serving
+from toolkit import console, pipeline, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, catalogue, engine
 from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
+from toolkit.report import Files, terminal
 from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
@@ -171,16 +172,15 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
     if path and given["url"]:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
+    files = Files(given["json_file"], given["html_file"], given["junit_file"])
     if path:
-        release.run(release.steps(path), store)
+        release.run(release.steps(path), store, files=files)
         return
+    files.require()
     found = _examined(given, store)
     document = found.model_dump(mode="json", by_alias=True)
-    if given["json_file"]:
-        found.write(given["json_file"])
-    if given["html_file"]:
-        report.write_html(document, given["html_file"])
-    report.show(document)
+    files.write(document)
+    terminal.show(document)
     if found.verdict != "pass":
         raise BrokenError("the verdict is fail", "each failed check above names its remedy")
 

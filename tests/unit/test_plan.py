@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
+from toolkit import plan as plan_module
 from toolkit.errors import InvalidError
 from toolkit.plan import plan, until
 from toolkit.recipe import PathSource, Recipe
 from toolkit.resolve import resolve
+from toolkit.stages import ROOT
 
 
 def steps(recipe: Recipe, folder, engines=None):
@@ -86,6 +88,14 @@ def test_the_id_covers_the_program(demo, demo_folder, monkeypatch):
     stage = before["train"].stage
     monkeypatch.setitem(plan.__globals__["STAGES"], "train", dataclasses.replace(stage, program="images/train/merge.py"))
     assert {"train", "merge", "gguf"} <= moved(before, steps(demo, demo_folder))
+
+
+def test_the_verdicts_id_covers_all_that_its_page_and_its_xml_are_made_by(monkeypatch):
+    covered: list[str] = []
+    monkeypatch.setattr(plan_module, "digest_files", lambda paths: covered.extend(path.name for path in paths) or "")
+    plan_module._report_digest()
+    folder = ROOT / "toolkit" / "report"
+    assert {path.name for path in folder.iterdir() if path.is_file()} | {"paired.py"} <= set(covered)
 
 
 def test_missing_data_is_named_with_its_key(demo, demo_folder):

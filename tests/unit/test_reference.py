@@ -6,16 +6,19 @@ from toolkit import reference
 from toolkit.errors import BrokenError
 
 
-def test_the_page_in_the_repository_is_what_the_code_says():
+def test_the_files_in_the_repository_are_what_the_code_says():
     reference.write(check=True)
 
 
-def test_a_page_that_differs_is_refused(monkeypatch, tmp_path):
-    page = tmp_path / "reference.md"
-    page.write_text("# Reference\n", encoding="utf-8")
-    monkeypatch.setattr(reference, "PAGE", page)
-    with pytest.raises(BrokenError, match="not what the code says"):
-        reference.write(check=True)
+@pytest.mark.parametrize("name", ["PAGE", "SCHEMA"])
+def test_a_file_that_differs_or_is_missing_is_refused_by_name(monkeypatch, tmp_path, name):
+    file = tmp_path / getattr(reference, name).name
+    monkeypatch.setattr(reference, name, file)
+    for text in (None, "{}\n"):
+        if text:
+            file.write_text(text, encoding="utf-8")
+        with pytest.raises(BrokenError, match=f"docs/{file.name} is not what the code says"):
+            reference.write(check=True)
 
 
 def test_every_key_and_command_has_words():

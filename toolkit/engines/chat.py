@@ -60,11 +60,11 @@ class Chat:
     def tokens(self, messages: Sequence[Message], max_tokens: int) -> tuple[tuple[str, float], ...]:
         """Return the greedy answer as pairs of a token's text and its natural log-probability, none where the server tells none; errors as `ask`."""
         with translated(self.endpoint, self.timeout):
-            reply = self._client.chat.completions.create(**self._request(messages, max_tokens, {"logprobs": True}))
-        if not getattr(reply, "choices", None):
-            raise _no_completion(self.endpoint, reply)
-        told = reply.choices[0].logprobs
-        return tuple((token.token, token.logprob) for token in (told.content if told else None) or ())
+            reply = patiently(lambda: self._client.chat.completions.create(**self._request(messages, max_tokens, {"logprobs": True})))
+            if not isinstance(reply, ChatCompletion) or not reply.choices:
+                raise no_completion(self.endpoint, reply)
+            told = reply.choices[0].logprobs
+            return tuple((token.token, token.logprob) for token in (told.content if told else None) or ())
 
     def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
         """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""

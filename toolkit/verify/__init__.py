@@ -17,7 +17,7 @@ Status = Literal["pass", "fail", "skip"]
 class Finding(BaseModel):
     """The outcome of one check on one endpoint."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     name: str
     engine: str
     variant: str = ""
@@ -32,7 +32,7 @@ class Finding(BaseModel):
 class Reply(BaseModel):
     """One held-out question as it was answered, a line of answers.jsonl."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     question: str
     expected: str | None = None
     reasoning: str = ""

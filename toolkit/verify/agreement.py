@@ -16,7 +16,7 @@ from toolkit.verify import Reply
 class Agreement(BaseModel):
     """Two endpoints compared over the questions that both answered."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     one: str
     other: str
     questions: int

@@ -23,12 +23,13 @@ REQUIRED = ("think", "stop", "prompt", "usage", "errors", "concurrency", "cancel
 class Report(BaseModel):
     """report.json: the verdict and all that it rests on."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, use_attribute_docstrings=True)
     schema_version: Literal[1] = Field(default=1, alias="schema")
     verdict: Literal["pass", "fail"]
     name: str
     description: str = ""
     engines: dict[str, dict[str, Any]]
+    """Each engine's own verdict, its version and what it served."""
     checks: tuple[Finding, ...]
     observed: dict[str, Any]
 

@@ -32,7 +32,7 @@ Progress = Callable[[int, int, str], None]
 class Observed(BaseModel):
     """What an endpoint is and how it did, in numbers: endpoint.json."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     engine: str
     variant: str
     base: bool

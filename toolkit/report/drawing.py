@@ -1,0 +1,155 @@
+"""Two kinds of plot as inline SVG: one line an endpoint, and points in a plane; every plot says its values in text as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+WIDTH = 360
+"""Width of a drawing in its own units; the page shows it at about as many pixels, on a phone too."""
+EDGE = 14
+LINE, TOP, LANE = 46, 8, 10
+"""Height of an endpoint's line, room above the first, and from one lane to the next."""
+PLANE = 310
+"""Height of a plane of points."""
+
+Element = ElementTree.Element
+Words = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One mark on a line: a thin rule from low to high, a box where there is one, and the point itself."""
+
+    kind: str
+    """`before` or `after`, which is its colour and its lane."""
+    low: float
+    point: float
+    high: float
+    box: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """An endpoint: its name on the left, its value in words on the right, and the marks below."""
+
+    label: str
+    value: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point of a plane; `value` is its words."""
+
+    label: str
+    x: float
+    y: float
+    value: str
+
+
+def lines(name: str, title: str, rows: Sequence[Line], scale: tuple[float, Words]) -> Markup:
+    """Draw one line an endpoint on a scale from 0 to its end; `scale` is that end and how a number on it is written."""
+    end, words = scale
+    bottom = TOP + LINE * len(rows)
+    drawing = _drawing(name, title, [f"{row.label}: {row.value}" for row in rows], bottom + 22)
+    for tick in ticks(end):
+        _tick(drawing, EDGE + (WIDTH - 2 * EDGE) * tick / end, bottom, words(tick))
+    for number, row in enumerate(rows):
+        _line(drawing, row, TOP + LINE * number, end)
+    return _markup(drawing)
+
+
+def _line(drawing: Element, row: Line, top: float, end: float) -> None:
+    _text(drawing, (EDGE, top + 13), row.label, "name")
+    _text(drawing, (WIDTH - EDGE, top + 13), row.value, "value", "end")
+    for span in row.spans:
+        lane = top + 23 + (LANE if span.kind == "after" else 0)
+        low, point, high = (EDGE + (WIDTH - 2 * EDGE) * min(value, end) / end for value in (span.low, span.point, span.high))
+        _add(drawing, "line", span.kind, x1=low, y1=lane, x2=high, y2=lane)
+        if span.box:
+            left, right = (EDGE + (WIDTH - 2 * EDGE) * min(value, end) / end for value in span.box)
+            _add(drawing, "rect", span.kind, x=left, y=lane - 3.5, width=max(right - left, 1.5), height=7, rx=1.5)
+        _add(drawing, "circle", span.kind, cx=point, cy=lane, r=3.6)
+
+
+def _tick(drawing: Element, x: float, bottom: float, words: str) -> None:
+    _add(drawing, "line", "grid", x1=x, y1=TOP, x2=x, y2=bottom)
+    anchor = "start" if x < EDGE + 1 else "end" if x > WIDTH - EDGE - 12 else "middle"
+    _text(drawing, (x, bottom + 15), words, "tick", anchor)
+
+
+def plane(name: str, title: str, points: Sequence[Point], axes: tuple[str, str]) -> Markup:
+    """Draw points over a linear x and a logarithmic y; a point whose y is 0 lies on the lower edge. `axes` are their names."""
+    end = max(point.x for point in points) * 1.05
+    low, high = _decades([point.y for point in points if point.y > 0])
+    left, right, top, bottom = 46, WIDTH - EDGE, 26, PLANE - 42
+    drawing = _drawing(name, title, [f"{point.label}: {point.value}" for point in points], PLANE)
+    _text(drawing, (EDGE, 13), axes[1], "tick")
+    _text(drawing, (right, PLANE - 6), axes[0], "tick", "end")
+    for tick in ticks(end):
+        x = left + (right - left) * tick / end
+        _add(drawing, "line", "grid", x1=x, y1=top, x2=x, y2=bottom)
+        _text(drawing, (x, bottom + 15), f"{tick:g}", "tick", "middle")
+    for decade in range(low, high + 1):
+        y = _height(10.0**decade, (low, high), (top, bottom))
+        _add(drawing, "line", "grid", x1=left, y1=y, x2=right, y2=y)
+        _text(drawing, (left - 5, y + 4), f"{10.0**decade:g}".replace("e-0", "e-"), "tick", "end")
+    _add(drawing, "line", "axis", x1=left, y1=bottom, x2=right, y2=bottom)
+    _text(drawing, (left - 5, bottom + 4), "0", "tick", "end")
+    for point in points:
+        _point(drawing, point, left + (right - left) * point.x / end, _height(point.y, (low, high), (top, bottom)))
+    return _markup(drawing)
+
+
+def _point(drawing: Element, point: Point, x: float, y: float) -> None:
+    _add(drawing, "circle", "after", cx=x, cy=y, r=4.5)
+    late = x > WIDTH / 2
+    _text(drawing, (x - 8 if late else x + 8, y - 6), point.label, "name", "end" if late else "start")
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """Return the powers of ten around positive values; one decade where there are none."""
+    if not values:
+        return -3, -2
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return low, max(high, low + 1)
+
+
+def _height(value: float, decades: tuple[int, int], room: tuple[float, float]) -> float:
+    """Return y on paper: 0 at the lower edge, the lowest decade a step above it."""
+    (low, high), (top, bottom) = decades, room
+    step = (bottom - top) / (high - low + 1)
+    return bottom if value <= 0 else bottom - step * (1 + math.log10(value) - low)
+
+
+def ticks(end: float) -> list[float]:
+    """Return four to seven round numbers from 0 to `end`, steps of 1, 2, 2.5 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(end))
+    step = next(size for part in (0.2, 0.25, 0.5, 1.0, 2.0) if end / (size := part * power) <= 6.01)
+    return [round(step * number, 10) for number in range(int(end / step + 1e-9) + 1)]
+
+
+def _drawing(name: str, title: str, said: Sequence[str], height: float) -> Element:
+    names = {"aria-labelledby": f"{name}-title {name}-values"}
+    drawing = ElementTree.Element("svg", {"class": "plot", "viewBox": f"0 0 {WIDTH} {height:g}", "role": "img", **names})
+    ElementTree.SubElement(drawing, "title", {"id": f"{name}-title"}).text = title
+    ElementTree.SubElement(drawing, "desc", {"id": f"{name}-values"}).text = "; ".join(said)
+    return drawing
+
+
+def _add(drawing: Element, tag: str, kind: str, **numbers: float) -> None:
+    ElementTree.SubElement(drawing, tag, {"class": kind, **{name: f"{number:.4g}" for name, number in numbers.items()}})
+
+
+def _text(drawing: Element, place: tuple[float, float], words: str, kind: str, anchor: str = "start") -> None:
+    where = {"x": f"{place[0]:.4g}", "y": f"{place[1]:.4g}", "text-anchor": anchor}
+    ElementTree.SubElement(drawing, "text", {"class": kind, **where}).text = words
+
+
+def _markup(drawing: Element) -> Markup:
+    return Markup(ElementTree.tostring(drawing, encoding="unicode", short_empty_elements=False))
