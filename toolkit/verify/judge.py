@@ -16,7 +16,7 @@ from toolkit.verify.agreement import Agreement, compare_all
 from toolkit.verify.interval import wilson
 from toolkit.verify.observe import Observed
 
-REQUIRED = ("think", "stop", "prompt", "usage", "errors", "concurrency", "cancellation")
+REQUIRED = ("think", "stop", "prompt", "identity", "usage", "errors", "concurrency", "cancellation")
 """Checks that must have been made of each served variant of the tuned model, if only to say why they could not."""
 
 
