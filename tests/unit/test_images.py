@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import DEMO
+from terminal import thinkship
 
 from toolkit import images
 from toolkit.errors import NotReadyError, UsageError
 from toolkit.images import Image
+from toolkit.runners import docker
 from toolkit.runners.containers import check_readable
-from toolkit.stages import ROOT
 
 
 @pytest.fixture
@@ -71,10 +70,10 @@ SERVE = ("serve", DEMO, "--engine", "vllm", "--runner", "docker")
 
 
 @pytest.mark.parametrize("words", [RUN, SERVE, ("images", "build")], ids=["run", "serve", "images"])
-def test_without_an_engine_nothing_is_begun(tmp_path, words):
+def test_without_an_engine_nothing_is_begun(tmp_path, monkeypatch, words):
     store = () if words[0] == "images" else ("--store", tmp_path / "store")
-    argv = (sys.executable, "-m", "toolkit.cli", *map(str, (*words, *store)))
-    env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nowhere.sock"}
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
+    docker.client.cache_clear()
+    done = thinkship(*words, *store)
     assert done.returncode == 4 and "no Docker Engine answers" in done.stderr and "--runner local" in done.stderr, done.stderr
     assert not (tmp_path / "store").exists()

@@ -52,7 +52,7 @@ def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path):
 def test_a_server_that_never_gets_ready_is_ended(tmp_path, monkeypatch):
     from toolkit.engines import llamacpp
 
-    monkeypatch.setattr(llamacpp.LlamaCpp, "startup_seconds", 2.0)
+    monkeypatch.setattr(llamacpp.LlamaCpp, "startup_seconds", 1.2)
     pid = tmp_path / "pid"
     place = broken(tmp_path, f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
     with pytest.raises(FailedError, match="was not ready in time"), serving.serving("llamacpp", TARGET, place, tmp_path / "log"):
