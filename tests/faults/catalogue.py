@@ -65,13 +65,12 @@ TEMPLATES = (
     template("white space at the ends is cut off", "+ message.content + '<|im_end|>", "+ message.content | trim + '<|im_end|>"),
     template("the turn's end is missing", "message.content + '<|im_end|>\\n'", "message.content + '\\n'"),
     template("the system turn is dropped", "{%- elif messages[0].role == 'system' -%}", "{%- elif false -%}"),
-    template("special characters are escaped as HTML", "+ message.content + '<|im_end|>", "+ message.content | e + '<|im_end|>"),
+    template("special characters are escaped as HTML", "+ message.content + '<|im_end|>", "+ message.content | replace('<', '&lt;') + '<|im_end|>"),
     template("roles in capitals", "'<|im_start|>' + message.role", "'<|im_start|>' + message.role | upper"),
     Fault("thinking switched off in the prompt", "prompt", gguf={"template": QWQ.replace("<think>\\n", "<think>\\n\\n</think>\\n\\n")}),
 )
 HEADERS = (
     header("a beginning token that training had not", "prompt", tokenizer__ggml__add_bos_token=True),
-    header("the end token of a document instead of the turn's", "stop", tokenizer__ggml__eos_token_id=0),
     header("another rotary base", "identity", llama__rope__freq_base=10000.0),
     header("another rotary base, nearly right", "identity", llama__rope__freq_base=500000.0),
     header("another epsilon of the norms", "identity", llama__attention__layer_norm_rms_epsilon=0.1),

@@ -17,6 +17,7 @@ from typing import Any
 
 from toolkit.engines.chat import Chat
 from toolkit.errors import ThinkshipError
+from toolkit.recipe import Think
 from toolkit.verify import Expectations, Finding, Probe, Tokens
 
 FILE = "probes.jsonl"
@@ -61,7 +62,7 @@ def check(name: str, expectations: Expectations, chat: Chat) -> Finding:
         return Finding(**made, status="fail", message=f"the server cannot be asked for its tokens: {error.message}", remedy=error.remedy)
     if not any(said):
         return Finding(**made, status="skip", required=False, message="the server tells no tokens with their log-probabilities")
-    return _judged(made, expectations, [match(probe, tokens) for probe, tokens in zip(expectations.probes, said, strict=True)])
+    return _judged(made, expectations, [match(probe, tokens, expectations.think) for probe, tokens in zip(expectations.probes, said, strict=True)])
 
 
 def _asked(chat: Chat, expectations: Expectations) -> list[Tokens]:
@@ -72,11 +73,17 @@ def _asked(chat: Chat, expectations: Expectations) -> list[Tokens]:
         return list(pool.map(one, expectations.probes))
 
 
-def match(probe: Probe, said: Tokens) -> Match:
-    """Compare an answer with a probe up to the first token that differs."""
-    equal = _common((token for token, _ in said), (token for token, _ in probe.wanted))
-    distance = sum(abs(mine[1] - theirs[1]) for mine, theirs in zip(said[:equal], probe.wanted, strict=False))
-    return Match(equal, len(probe.wanted), _common((token for token, _ in said), probe.base), distance)
+def match(probe: Probe, answer: Tokens, think: Think) -> Match:
+    """Compare an answer with a probe up to the first token that differs; tags and white space aside, which Ollama leaves out with the tag."""
+    said, wanted = ([pair for pair in tokens if _is_spoken(pair[0], think)] for tokens in (answer, probe.wanted))
+    equal = _common((token for token, _ in said), (token for token, _ in wanted))
+    distance = sum(abs(mine[1] - theirs[1]) for mine, theirs in zip(said[:equal], wanted, strict=False))
+    base = (token for token in probe.base if _is_spoken(token, think))
+    return Match(equal, len(wanted), _common((token for token, _ in said), base), distance)
+
+
+def _is_spoken(token: str, think: Think) -> bool:
+    return bool(token.strip()) and token.strip() not in (think.open, think.close)
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:

@@ -32,6 +32,7 @@ CORPUS: dict[str, list[Message]] = {
     "Chinese": _turns("患者咳嗽三天，最可能的诊断是什么？", system="你是医生。"),
     "emoji and accents": _turns("Café ☕ or thé 🫖? naïve coöperation"),
     "white space": _turns("def f(x):\n\n    return x  # two  spaces\n\tand a tab"),
+    "outer white space": _turns("  def f(x):\n    return x\n"),
     "quotes": _turns("He said \"hi\" and 'bye'; <b>&amp;</b>"),
 }
 """Conversations on which templates are known to go apart.
