@@ -58,7 +58,7 @@ def test_equal_tokens_of_another_probability_are_another_model(serve):
 
 
 def test_a_coarse_quantisation_may_stray_further(serve):
-    strayed = [*((token, value - 0.2) for token, value in WANTED[:4]), ("28", -0.9)]
+    strayed = [*((token, value - 0.15) for token, value in WANTED[:4]), ("28", -0.9)]
     assert told(serve, strayed, "q4_k_m").status == "pass" and told(serve, strayed, "q8_0").status == "fail"
 
 
