@@ -77,7 +77,7 @@ format: .venv/.host ## format the code
 unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
 	@$(BIN)/pytest -q tests/unit
 
-PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config"
+PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
 test: unit ## units, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
