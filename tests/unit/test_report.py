@@ -64,7 +64,7 @@ def test_the_page_shows_verdict_shares_divergence_and_audit(small):
 def test_the_reasons_of_a_failed_verdict_stand_before_everything_else(large):
     html = page.html(large)
     top = html.partition("<header")[2].partition("</header>")[0]
-    assert "48 of 50 answers reason, then answer" in top and "7 of 8 prompts equal" in top and "verdict: fail" in top
+    assert "48 of 50 answers reason, then answer" in top and "8 of 9 prompts equal" in top and "verdict: fail" in top
     for anchor in re.findall(r'href="#(point-\d+)"', top):
         assert f'<details open id="{anchor}">' in html
 
@@ -180,7 +180,7 @@ def test_junit_counts_what_the_report_counts(large):
 def test_junit_carries_message_remedy_evidence_and_the_reason_of_a_skip(large):
     root = ElementTree.fromstring(junit.xml(large))
     failure = root.find("testsuite[@name='ollama/q4_k_m']/testcase[@name='prompt']/failure")
-    assert "7 of 8 prompts" in failure.get("message") and failure.get("type") == "required"
+    assert "8 of 9 prompts" in failure.get("message") and failure.get("type") == "required"
     assert "fix: serve with the template" in failure.text and "### Instruction:" in failure.text
     skipped = root.find("testsuite[@name='transformers/bf16']/testcase[@name='prompt']/skipped")
     assert skipped.get("message") == "no HF checkpoint was given to compare with"
