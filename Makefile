@@ -75,7 +75,7 @@ format: .venv/.host ## format the code
 
 .PHONY: unit
 unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n auto tests/unit
 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
