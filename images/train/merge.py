@@ -35,7 +35,7 @@ def main(args: Args) -> int:
     progress(1, 4, "parts", "base and adapter loaded")
     wanted = list(logits_of(adapted, texts))
     with adapted.disable_adapter():
-        before = probes.greedy(adapted, tokenizer, prompts)
+        before = probes.greedy(adapted, tokenizer, prompts, probes.BASE_TOKENS)
     merged = adapted.merge_and_unload(safe_merge=True)  # refuses weights that are not finite
     progress(2, 4, "parts", "merged")
     save_model(merged, target, kind)

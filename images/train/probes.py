@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-TOKENS = 48
-"""Longest answer that is kept, in tokens."""
+TOKENS, BASE_TOKENS = 32, 8
+"""Longest answers that are kept, of the merged model and of the base: a few tokens show whether somebody follows it."""
 
 
-def greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[list[tuple[str, float]]]:
+def greedy(model: Any, tokenizer: Any, prompts: list[str], tokens: int = TOKENS) -> list[list[tuple[str, float]]]:
     """Return the greedy answers, each as pairs of a token's text and its natural log-probability; the token that ends an answer is left out."""
     encoded = [torch.tensor(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
     width = max(len(ids) for ids in encoded)
     padding = model.generation_config.pad_token_id
     ids = torch.stack([torch.nn.functional.pad(one, (width - len(one), 0), value=padding) for one in encoded])
     mask = torch.stack([torch.nn.functional.pad(torch.ones_like(one), (width - len(one), 0)) for one in encoded])
-    settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": TOKENS}
+    settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": tokens}
     device = next(model.parameters()).device
     with torch.inference_mode():
         found = model.generate(ids.to(device), attention_mask=mask.to(device), output_logits=True, return_dict_in_generate=True, **settings)

@@ -29,8 +29,8 @@ from toolkit.verify import Expectations, Finding
 from toolkit.verify.observe import examine, expectations_of
 
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
-QUESTIONS = 6
-"""Held-out questions each server is asked."""
+QUESTIONS, TOKENS = 6, 80
+"""Held-out questions each server is asked, and the longest answer, about twice what a right one takes."""
 
 
 @dataclass
@@ -72,7 +72,8 @@ def served(store: Path) -> Callable[[str, str], Served]:
         step = serve_step(recipe, engine, variant, base=False)
         inputs = {key: store / steps[name].directory for key, name in step.inputs.items()}
         wanted = expectations_of(dict(step.recipe), inputs["dataset"], inputs["model"] / "model")
-        few = replace(wanted, questions=wanted.questions[:QUESTIONS], timeout=40.0)
+        task = wanted.task and wanted.task.model_copy(update={"max_tokens": TOKENS})
+        few = replace(wanted, questions=wanted.questions[:QUESTIONS], task=task, timeout=40.0)
         return Served(target(step.recipe, inputs), few, store / steps["gguf-base"].directory / "model-f16.gguf")
 
     return find

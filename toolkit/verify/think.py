@@ -5,6 +5,8 @@ It proves how the answers are built on the questions asked; it does not judge wh
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from toolkit.engines import Answer
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError
@@ -42,7 +44,9 @@ def check(name: str, expectations: Expectations, replies: list[Reply], chat: Cha
     """Hold all replies against the contract, and some of them against their own stream."""
     good, asked = kept(replies, expectations.think), len(replies)
     breaches = [f"{reply.question} → {', '.join(rules)}" for reply in replies if (rules := broken_rules(reply, expectations.think))]
-    streams = [problem for reply in replies[:SAMPLES] if (problem := compare_stream(chat, reply.question, expectations))]
+    with ThreadPoolExecutor(expectations.parallel) as pool:
+        compared = pool.map(lambda reply: compare_stream(chat, reply, expectations), [reply for reply in replies if not reply.error][:SAMPLES])
+        streams = [problem for problem in compared if problem]
     passed = asked > 0 and good / asked >= expectations.think_at_least and not streams
     places = sorted({str(reply.where) for reply in replies if reply.where})
     return Finding(
@@ -62,23 +66,22 @@ def _message(good: int, asked: int, places: list[str], streams: list[str]) -> st
     return f"{good} of {asked} answers reason, then answer{where}{tail}"
 
 
-def compare_stream(chat: Chat, question: str, expectations: Expectations) -> str:
-    """Ask a question whole and streamed, one after the other, and return how they differ, empty where they agree.
+def compare_stream(chat: Chat, whole: Reply, expectations: Expectations) -> str:
+    """Ask an answered question again as a stream and return how the two differ, empty where they agree.
 
-    A server whose two whole answers differ already is not held to equal text, only to equal structure.
+    A server whose whole answers differ already, as batching can make them, is not held to equal text, only to equal structure.
     """
-    messages = [{"role": "user", "content": question}]
+    messages = [{"role": "user", "content": whole.question}]
     try:
-        whole, streamed = (ask(messages, expectations.max_tokens) for ask in (chat.ask, chat.stream))
-        difference = _difference(whole, streamed)
+        difference = _difference(whole, chat.stream(messages, expectations.max_tokens))
         if difference.startswith("text") and _difference(whole, chat.ask(messages, expectations.max_tokens)):
             return ""
     except FailedError as error:
-        return f"{question} → {error.message}"
-    return f"{question} → {difference}" if difference else ""
+        return f"{whole.question} → {error.message}"
+    return f"{whole.question} → {difference}" if difference else ""
 
 
-def _difference(whole: Answer, other: Answer) -> str:
+def _difference(whole: Answer | Reply, other: Answer) -> str:
     if whole.where != other.where:
         return f"the reasoning is in {whole.where} when whole and in {other.where} when streamed"
     if whole.finish != other.finish:

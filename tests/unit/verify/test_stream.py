@@ -11,7 +11,7 @@ from loopback import completion, events, send, serve
 
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
-from toolkit.verify import Expectations, Question
+from toolkit.verify import Expectations, Question, Reply
 from toolkit.verify.observe import examine
 from toolkit.verify.think import compare_stream
 
@@ -20,15 +20,19 @@ WHOLE = {"content": "The answer is 4.", "reasoning": "Two and two."}
 
 def compared(start, whole, *deltas, finish="stop"):
     numbers = count()
+    made = whole if callable(whole) else lambda: whole
+    first = made()
 
     def answer(request):
-        # The body was read by the handler; every second request is the streamed one.
-        if next(numbers) % 2 == 0 or not deltas:
-            send(request, completion(whole if not callable(whole) else whole()))
+        # The body was read by the handler; the first request is the streamed one.
+        if next(numbers):
+            send(request, completion(made()))
         else:
             send(request, events(*deltas, finish=finish), kind="text/event-stream")
 
-    return compare_stream(Chat(Endpoint("vllm", start(answer), "m"), timeout=5), "2 + 2?", Expectations())
+    known = Reply(question="2 + 2?", reasoning=first["reasoning"], text=first["content"], where="reasoning", finish="stop")
+    with Chat(Endpoint("vllm", start(answer), "m"), timeout=5) as chat:
+        return compare_stream(chat, known, Expectations())
 
 
 def test_equal_answers_agree(serve):
