@@ -85,6 +85,10 @@ test: unit ## units, stage programs, the report in a browser, the whole chain wi
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
 
+.PHONY: test-faults
+test-faults: .venv/.host ## plant faults in real engines and print which check finds each (THINKSHIP_TEST_STORE=a finished store)
+	@$(PYTEST) tests/faults
+
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images
