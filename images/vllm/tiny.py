@@ -78,6 +78,6 @@ def _complete_tokenizer(folder: Path) -> None:
 
 
 def write_rows(path: Path, count: int) -> None:
-    """Write prompts and completions as the dataset stage leaves them."""
-    rows = ({"prompt": PROMPT.format(n), "completion": COMPLETION.format(n, 2 * n)} for n in range(10, 10 + count))
+    """Write questions, prompts and completions as the dataset stage leaves them."""
+    rows = ({"question": f"{n}?", "prompt": PROMPT.format(n), "completion": COMPLETION.format(n, 2 * n)} for n in range(10, 10 + count))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
