@@ -25,8 +25,6 @@ class Fault:
     """What plant.py changes in the tuned model's f16 GGUF."""
     program: tuple[str, str] | None = None
     """A text of images/llamacpp/serve.py and what stands there instead."""
-    target: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of engines.Target that are set wrongly."""
     modelfile: tuple[str, str] | None = None
     """A text (regular expression) of Ollama's Modelfile and what stands there instead: the fault is planted in Ollama."""
     bytes: str = ""
@@ -90,13 +88,6 @@ WEIGHTS = (
     Fault("the base model's file", "identity", gguf={"weights": "the base itself"}),
 )
 SERVER = (
-    Fault("no reasoning parser", "think", program=("COMMON_REASONING_FORMAT_DEEPSEEK", "COMMON_REASONING_FORMAT_NONE")),
-    Fault("the context too small for an answer", "stop", target={"context": 48}),
-    Fault(
-        "answers cut off by the server",
-        "stop",
-        program=("    params.endpoint_metrics = True", "    params.endpoint_metrics = True\n    params.n_predict = 20"),
-    ),
     Fault(
         "greedy requests are sampled all the same",
         "identity",
@@ -106,7 +97,7 @@ SERVER = (
         ),
     ),
     Fault("the Jinja engine switched off", "prompt", program=("params.use_jinja = True", "params.use_jinja = False")),
-    Fault("the model under another name", "start", program=("{given.alias}\n", '{"another"}\n')),
+    Fault("the model under another name", "models", program=("{given.alias}\n", '{"another"}\n')),
 )
 FILES = (
     Fault("a truncated file", "start", bytes="truncated"),
@@ -114,14 +105,7 @@ FILES = (
     Fault("a file with a damaged header", "start", bytes="header"),
 )
 OLLAMA = (
-    Fault(
-        "Ollama: the tutorial's Modelfile",
-        "prompt",
-        modelfile=(r'TEMPLATE """.*?"""', 'TEMPLATE """### Question:\n{{ .Prompt }}\n### Response:\n<think>{{ .Response }}"""'),
-    ),
     Fault("Ollama: a system prompt in the Modelfile", "prompt", modelfile=(r"\Z", '\nSYSTEM """You are a pirate."""\n')),
     Fault("Ollama: a stop text that stands in every answer", "think", modelfile=(r"\Z", '\nPARAMETER stop "Ones"\n')),
-    Fault("Ollama: an answer of twenty tokens", "stop", modelfile=(r"\Z", "\nPARAMETER num_predict 20\n")),
-    Fault("Ollama: a template that never opens the thinking", "prompt", modelfile=(r"<think>\n", "")),
 )
 FAULTS = (*TEMPLATES, *HEADERS, *WEIGHTS, *SERVER, *FILES, *OLLAMA)

@@ -98,7 +98,7 @@ def gate(tmp_path: Path) -> Callable[..., Outcome]:
 
 def planted(fault: Fault, served: Served, folder: Path) -> tuple[Target, Path | None]:
     """Return the target with the fault in it, and the folder of the server's program where that is changed."""
-    wanted = replace(served.target, **fault.target)
+    wanted = served.target
     if fault.modelfile:
         text = (served.target.modelfile or Path()).read_text(encoding="utf-8")
         changed = re.sub(fault.modelfile[0], lambda _: fault.modelfile[1], text, count=1, flags=re.DOTALL)
