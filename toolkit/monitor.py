@@ -36,10 +36,7 @@ class Whom:
     def _endpoint(self) -> Endpoint:
         if self.url:
             return Endpoint("openai", self.url.rstrip("/"), self.model or "", _key(self.api_key_file))
-        running = servers.running(self.store / ".servers")
-        if not running:
-            raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
-        return running[0].endpoint
+        return servers.first(servers.folder_of(self.store)).endpoint
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,19 @@ def running(folder: Path) -> tuple[Server, ...]:
     return tuple(server for name in NAMES if (server := read_state(folder / f"{name}.json")))
 
 
+def folder_of(store: Path) -> Path:
+    """Return where a store keeps its servers' states and logs."""
+    return store / ".servers"
+
+
+def first(folder: Path) -> Server:
+    """Return the server of ours that runs; NotReadyError where none does."""
+    found = running(folder)
+    if not found:
+        raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
+    return found[0]
+
+
 def stop(folder: Path, grace: float = 75.0) -> tuple[Server, ...]:
     """Stop every server of ours, which first finishes what it answers, and return them; a process that only inherited a number is left alone."""
     stopped = running(folder)

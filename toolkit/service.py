@@ -33,7 +33,7 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     chosen = serving.pick_port(port or engine(name).port)
     step, inputs = _made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
-    folder = _servers(store)
+    folder = servers.folder_of(store)
     server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
 
@@ -84,10 +84,6 @@ def _needed(steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
     return tuple(other for other in steps if other.name in names)
 
 
-def _servers(store: Path) -> Path:
-    return store / ".servers"
-
-
 def _introduce(server: Server) -> None:
     file = server.api_key_file
     bearer, key = (f' -H "Authorization: Bearer $(cat {file})"', f'open("{file}").read()') if file else ("", '"none"')
@@ -108,7 +104,7 @@ make stop      end it""")
 
 def stop(store: Path) -> None:
     """Stop every server that `serve` started for this store."""
-    stopped = servers.stop(_servers(store))
+    stopped = servers.stop(servers.folder_of(store))
     for server in stopped:
         console.say(f"stopped {server.engine} ({server.url})")
     if not stopped:
@@ -117,7 +113,7 @@ def stop(store: Path) -> None:
 
 def logs(lines: int, store: Path) -> None:
     """Print the last lines of every server that `serve` started for this store."""
-    running = servers.running(_servers(store))
+    running = servers.running(servers.folder_of(store))
     for server in running:
         console.say(f"{server.engine} ({server.url})\n{server.tail(lines)}")
     if not running:
@@ -127,10 +123,7 @@ def logs(lines: int, store: Path) -> None:
 def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
     """Return the endpoint asked for, or the one server of ours that runs."""
     if url is None:
-        running = servers.running(_servers(store))
-        if not running:
-            raise NotReadyError("no server of this store is running", "start one with `make serve-llamacpp`, or name one with --url")
-        return running[0].endpoint
+        return servers.first(servers.folder_of(store)).endpoint
     _check_url(url)
     key = _key()
     found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
