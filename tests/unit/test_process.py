@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,10 +88,15 @@ def test_secrets_do_not_print():
     assert str(Command(("x",), {"HF_TOKEN": "abc", "A": "1"})) == "HF_TOKEN=*** A=1 x"
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names = {alias.name for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in nodes(path) if isinstance(node, ast.ImportFrom) and node.module}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_only_the_console_prints():
         f"{path.name}:{node.lineno}"
         for path in sorted((ROOT / "toolkit").rglob("*.py"))
         if path.name not in ("console.py", "supervisor.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert calls == []
