@@ -10,7 +10,7 @@ from types import ModuleType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import process, serving
-from toolkit.engines import NAMES, Endpoint, Target
+from toolkit.engines import NAMES, Endpoint, Target, key_in
 from toolkit.errors import NotReadyError
 from toolkit.places import Place
 
@@ -55,7 +55,7 @@ class Server(BaseModel):
     @property
     def endpoint(self) -> Endpoint:
         """Its address."""
-        return Endpoint(self.engine, self.url, self.model, self.api_key_file.read_text(encoding="utf-8").strip() if self.api_key_file else None)
+        return Endpoint(self.engine, self.url, self.model, key_in(self.api_key_file))
 
 
 def start(name: str, target: Target, place: Place, folder: Path, port: int | None = None) -> Server:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
+
+import api_key
 
 TIMEOUT = 25.0
 """Seconds; below the time after which Docker ends the check, so that the reason is told."""
@@ -52,9 +52,9 @@ def _ask(port: int, method: str, path: str, body: dict[str, Any] | None = None) 
 
 
 def _key() -> dict[str, str]:
-    """Return the header for the key in the file API_KEY_FILE, nothing where no key is asked for."""
-    path = os.environ.get("API_KEY_FILE")
-    return {"Authorization": f"Bearer {Path(path).read_text(encoding='utf-8').strip()}"} if path else {}
+    """Return the header with the key, nothing where none is asked for."""
+    key = api_key.read()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 if __name__ == "__main__":

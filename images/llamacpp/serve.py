@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import api_key
 import xllamacpp
 
 
@@ -42,20 +43,9 @@ def parameters(given: argparse.Namespace) -> Any:
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.ui, params.cors_origins, params.offline = False, "", True
     params.endpoint_metrics = True
-    if file := os.environ.get("API_KEY_FILE"):
-        params.api_keys = [key(Path(file))]
+    if key := api_key.read():
+        params.api_keys = [key]
     return params
-
-
-def key(file: Path) -> str:
-    """Return the key; a server that was meant to have one must not start without."""
-    try:
-        found = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise SystemExit(f"error: the API key cannot be read: {error}\nfix: mount the file that API_KEY_FILE names, readable for us") from error
-    if not found:
-        raise SystemExit(f"error: {file} holds no API key\nfix: write one line into it, or unset API_KEY_FILE")
-    return found
 
 
 def main() -> None:

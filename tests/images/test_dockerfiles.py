@@ -14,7 +14,7 @@ from skips import skip_or_fail
 from toolkit.stages import IMAGES, ROOT
 
 NAMES = ("convert", "llamacpp", "ollama", "train", "verify", "vllm")
-COPIES = {"tiny.py": 3, "healthcheck.py": 2}
+COPIES = {"tiny.py": 3, "healthcheck.py": 2, "api_key.py": 2}
 LABELS = ("title", "description", "licenses", "revision", "version", "base.name")
 SETTINGS = ("PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "PYTHONNOUSERSITE=1", "HOME=/tmp")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ DEMO = ROOT / "recipes" / "smollm2-demo.yml"
 EXACT = ("base", "dataset")
 """Steps whose bytes depend on no order of sums: training in another number of threads rounds otherwise."""
 PORT = 18180
+IMAGE = "thinkship/llamacpp:0.1.0"
 
 pytestmark = pytest.mark.skipif(not {"train", "convert", "llamacpp"} <= set(NAMES), reason="not among THINKSHIP_TEST_IMAGES")
 
@@ -119,6 +121,18 @@ def served(request: pytest.FixtureRequest, store: Path) -> Iterator[str]:
         yield request.param
     finally:
         thinkship("stop", "--store", store)
+
+
+def test_what_a_dead_run_left_behind_is_removed_before_the_next(store: Path):
+    """A run whose engine was killed cannot remove its container; another machine's, on a shared engine, is none of ours."""
+    left = {
+        host: docker("create", "--label", f"thinkship.run={host}:1:0", IMAGE, "true").stdout.strip() for host in (socket.gethostname(), "elsewhere")
+    }
+    try:
+        thinkship("run", DEMO, "--runner", "docker", "--store", store, "--until", "base")
+        assert [made[:12] for made in left.values() if made[:12] in ours("created")] == [left["elsewhere"][:12]]
+    finally:
+        docker("rm", "--force", *left.values(), check=False)
 
 
 def test_a_served_container_thinks_is_hardened_and_comes_back_when_killed(served: str, store: Path):

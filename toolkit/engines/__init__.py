@@ -48,7 +48,12 @@ class Target:
     @property
     def api_key(self) -> str | None:
         """The key itself."""
-        return self.api_key_file.read_text(encoding="utf-8").strip() if self.api_key_file else None
+        return key_in(self.api_key_file)
+
+
+def key_in(file: Path | None) -> str | None:
+    """Return the API key that a file holds, None where none is named; OSError where it cannot be read."""
+    return file.read_text(encoding="utf-8").strip() if file else None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from toolkit.pipeline import Task
 from toolkit.places import Place
 from toolkit.plan import Step
 from toolkit.process import Command
-from toolkit.runners import docker
+from toolkit.runners import docker, reaper
 from toolkit.runners.docker import Box, Container
 from toolkit.runners.events import OFFLINE, QUIET, Events, write_arguments
 
@@ -38,7 +38,8 @@ class DockerRunner:
 
     def __init__(self) -> None:
         docker.client()  # before anything is made
-        self.labels = {docker.RUN: f"{os.getpid()}:{process.started(os.getpid())}"}
+        reaper.sweep()
+        self.labels = {docker.RUN: reaper.name()}
         self._guarded = False
 
     def run(self, step: Step, task: Task) -> dict[str, str]:

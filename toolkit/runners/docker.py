@@ -177,9 +177,14 @@ def found(identity: str) -> Container | None:
     return Container(Box(str(made.attrs["Config"]["Image"]), ()), made)
 
 
+def values(label: str) -> set[str]:
+    """Return what a label says on the containers that bear it, running or not."""
+    return {str(made.labels[label]) for made in client().containers.list(all=True, filters={"label": label}, ignore_removed=True)}
+
+
 def remove_labelled(label: str, value: str) -> None:
     """Remove every container that bears a label."""
-    for made in client().containers.list(all=True, filters={"label": f"{label}={value}"}):
+    for made in client().containers.list(all=True, filters={"label": f"{label}={value}"}, ignore_removed=True):
         Container(Box("", ()), made).remove()
 
 
