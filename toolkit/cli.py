@@ -230,11 +230,11 @@ def push_images(registry: str, names: tuple[str, ...], key: Path | None) -> None
 @click.option("--output", "folder", type=click.Path(path_type=Path), default=Path("sbom"), show_default=True, help="Folder for the files.")
 def list_materials(names: tuple[str, ...], folder: Path) -> None:
     """Write the bill of materials of the named images, or of all, as CycloneDX JSON; needs syft."""
+    from toolkit import console, supply
     from toolkit import images as room
-    from toolkit import supply
 
     for chosen in map(room.image, names or room.NAMES):
-        supply.write_sbom(chosen, folder)
+        console.say(str(supply.write_sbom(chosen, folder)))
 
 
 @images.command("model")

@@ -41,7 +41,6 @@ def write_sbom(chosen: Image, folder: Path) -> Path:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    console.say(str(path))
     return path
 
 
