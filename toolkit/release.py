@@ -12,6 +12,7 @@ from rich.table import Table
 
 from toolkit import console, pipeline, recipe_file
 from toolkit.errors import BrokenError
+from toolkit.fit import review
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
 from toolkit.report import NOWHERE, Files
@@ -21,8 +22,17 @@ from toolkit.store import Store
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
     """Load, pin and plan a recipe; `last` ends the plan after that stage."""
-    planned = plan(resolve(recipe_file.load(path), path.resolve().parent), engines or None)
+    planned = plan(resolve(recipe_file.load(path), path.resolve().parent, engines), engines or None)
     return until(planned, last) if last else planned
+
+
+def require(path: Path, planned: tuple[Step, ...], root: Path) -> None:
+    """Raise NotReadyError where a step that is not made yet cannot work on this machine, before anything is fetched."""
+    store = Store(root)
+    waiting = [step for step in planned if not store.sealed(step)]
+    engines = tuple(dict.fromkeys(step.recipe["engine"] for step in waiting if "engine" in step.recipe))
+    recipe = recipe_file.load(path)
+    review.require(review.here(recipe, path.resolve().parent, engines), {step.stage.name for step in waiting})
 
 
 def described(step: Step) -> dict[str, Any]:
