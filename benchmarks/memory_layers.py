@@ -1,5 +1,5 @@
-"""Counts the bytes of activations that one training step holds at most, without a GPU: transformers' model with PEFT's adapter runs over fake
-tensors, which have shapes and no content, and every storage alive is counted.
+"""Counts the bytes of activations that one training step holds at most, without a GPU: transformers' model with PEFT's adapter runs on torch's
+meta device, where tensors have shapes and no content, and every storage alive is counted.
 
     <train environment>/bin/python benchmarks/memory_layers.py
 
@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import AttentionInterface, AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -51,20 +50,42 @@ class Alive(TorchDispatchMode):
         self.now -= size
 
 
+class Attention(torch.autograd.Function):
+    """Holds what a fused attention holds: queries, keys, values and its output, no square of scores."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Return an output of the queries' shape."""
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        """Return gradients of the inputs' shapes."""
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
+
+
+def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any) -> tuple[torch.Tensor, None]:
+    """Attend as transformers asks its attention functions to: [batch, heads, tokens, width] in, [batch, tokens, heads, width] out."""
+    return Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
 def layer_peak(config: Any, tokens: int, rank: int = 16) -> int:
     """Return the peak of forward and backward pass through the layers, in bytes, with gradient checkpointing."""
-    with FakeTensorMode():
+    AttentionInterface.register("counted", attention)
+    config._attn_implementation = "counted"
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.config.use_cache = False
-        model = get_peft_model(model, LoraConfig(r=rank, target_modules=MODULES, task_type="CAUSAL_LM"))
-        for weight in model.parameters():
-            weight.data = weight.data.to(torch.bfloat16)
+        model = get_peft_model(model, LoraConfig(r=rank, target_modules=MODULES, task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
         ids = torch.zeros(1, tokens, dtype=torch.long)
+        positions = torch.arange(tokens).unsqueeze(0)
         with Alive() as alive:
-            hidden = model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = model.get_base_model().model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
             hidden.sum().backward()
         return alive.peak
 

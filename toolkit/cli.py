@@ -60,14 +60,9 @@ def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> 
 @STORE
 def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool, runner: str, store: Path) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
-    from toolkit import console, release
+    from toolkit import release
 
-    steps = release.steps(recipe, engines, last)
-    if dry_run:
-        console.show(release.table(steps, store))
-    else:
-        release.require(recipe, steps, store)
-        release.run(steps, store, runner)
+    release.start(recipe, engines, last, store, None if dry_run else runner)
 
 
 @cli.command()

@@ -15,8 +15,10 @@ from toolkit.errors import BrokenError
 from toolkit.fit import review
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
+from toolkit.recipe import Recipe
 from toolkit.report import NOWHERE, Files
 from toolkit.resolve import resolve
+from toolkit.stages import STAGES
 from toolkit.store import Store
 
 
@@ -26,13 +28,15 @@ def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) ->
     return until(planned, last) if last else planned
 
 
-def require(path: Path, planned: tuple[Step, ...], root: Path) -> None:
-    """Raise NotReadyError where a step that is not made yet cannot work on this machine, before anything is fetched."""
-    store = Store(root)
-    waiting = [step for step in planned if not store.sealed(step)]
-    engines = tuple(dict.fromkeys(step.recipe["engine"] for step in waiting if "engine" in step.recipe))
-    recipe = recipe_file.load(path)
-    review.require(review.here(recipe, path.resolve().parent, engines), {step.stage.name for step in waiting})
+def require(recipe: Recipe, folder: Path, engines: tuple[Any, ...], last: str | None, root: Path) -> None:
+    """Raise NotReadyError where a stage up to `last` cannot work on this machine: before anything is fetched, and before a hub is asked.
+
+    A stage that has left a sealed directory in the store is not looked at again; `engines` replaces the recipe's.
+    """
+    order = list(STAGES)
+    stages = order[: order.index(last) + 1] if last else order
+    waiting = {name for name in stages if name == "serve" or not any(root.glob(f"{name}-*/record.json"))}
+    review.require(review.here(recipe, folder, engines), waiting)
 
 
 def described(step: Step) -> dict[str, Any]:
@@ -72,6 +76,15 @@ def runner(name: str, engines: Iterable[str] = ()) -> Runner:
 
     require(engines)
     return LocalRunner()
+
+
+def start(path: Path, engines: tuple[Any, ...], last: str | None, root: Path, where: str | None) -> None:
+    """Do what `thinkship run` says: every step on the runner `where`, or only a table of them where that is None; errors as `require` and `run`."""
+    if where is None:
+        console.show(table(steps(path, engines, last), root))
+        return
+    require(recipe_file.load(path), path.resolve().parent, engines, last, root)
+    run(steps(path, engines, last), root, where)
 
 
 def run(planned: tuple[Step, ...], root: Path, where: str = "local", files: Files = NOWHERE) -> None:

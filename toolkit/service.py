@@ -12,7 +12,7 @@ from toolkit import console, pipeline, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, catalogue, engine
 from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
-from toolkit.fit import choice, review
+from toolkit.fit import choice
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -43,11 +43,9 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
 def _check_fit(path: Path, name: EngineName, variant: str | None, store: Path) -> None:
     """Refuse what cannot work on this machine, and say which format was chosen and why."""
     recipe, folder = _wanted(path, name, variant), path.resolve().parent
-    step, needed = _steps(path, name, variant)
     if choice.AUTO in variants(recipe, name):
         console.note(choice.chosen_for(recipe, folder).reason)
-    missing = {other.stage.name for other in needed if not Store(store).sealed(other)}
-    review.require(review.here(recipe, folder, (name,)), missing | {step.stage.name})
+    release.require(recipe, folder, (name,), "serve", store)
 
 
 def _wanted(path: Path, name: EngineName, variant: str | None) -> Recipe:

@@ -78,20 +78,23 @@ def _train(case: Case) -> Iterator[Finding]:
     if case.card is None:
         yield _in_memory("fit train", storage.training_memory(case.base, case.recipe), case, "at least, on the CPU")
         return
-    need = training.estimate(case.base, wanted)
-    room = case.card.usable
+    need, room = training.estimate(case.base, wanted), case.card.usable
     length, batch = training.largest_length(case.base, wanted, room), training.largest_batch(case.base, wanted, room)
-    message = f"{need} of {case.card} at {wanted.batch} x {wanted.length:,} tokens, {wanted.engine}; {_time(case, wanted)}"
-    if need.total <= room:
-        yield Finding("ok", "fit train", f"{message}; room for max_length {length:,} at this batch, or a batch of {batch}")
-    elif length:
-        remedy = f"dataset.max_length: {length} fits at batch_size {wanted.batch}" + (f", batch_size: {batch} at this length" if batch else "")
-        yield Finding("error", "fit train", message, remedy)
-    else:
-        remedy = "a larger card, train.quantization: nf4, or a smaller base"
-        if case.base.wide_mlps:
-            remedy = f"{remedy}; {case.base.wide_mlps} MLPs of this 4-bit base are in 16 bits, those of a plain bnb-4bit repository are not"
-        yield Finding("error", "fit train", message, remedy)
+    message = f"{wanted.engine}, {wanted.batch} x {wanted.length:,} tokens: {need} of {case.card}"
+    if need.total > room:
+        yield Finding("error", "fit train", message, _smaller(case, wanted, length, batch))
+        return
+    yield Finding("ok", "fit train", message)
+    yield Finding("ok", "fit train", f"room for max_length {length:,} at this batch, or a batch of {batch}; {_time(case, wanted)}")
+
+
+def _smaller(case: Case, wanted: training.Training, length: int, batch: int) -> str:
+    """Say which training would fit."""
+    if length:
+        shorter = f"dataset.max_length: {length} fits at batch_size {wanted.batch}"
+        return f"{shorter}, batch_size: {batch} at this length" if batch else shorter
+    wide = f"; {case.base.wide_mlps} MLPs of this 4-bit base are in 16 bits, those of a plain bnb-4bit repository are not"
+    return "a larger card, train.quantization: nf4, or a smaller base" + (wide if case.base.wide_mlps else "")
 
 
 def _time(case: Case, wanted: training.Training) -> str:
@@ -152,22 +155,23 @@ def _vllm(case: Case, machine: Card) -> Iterator[Finding]:
             yield Finding("error", check, error.message, error.remedy)
             continue
         draft = chosen.plan if chosen and chosen.plan else serving.plan(case.base.shape, variant, load, card)
-        yield _planned(case, draft, (check, card, chosen.reason if chosen else ""))
+        yield from _planned(case, draft, (check, card, chosen.reason if chosen else ""))
 
 
-def _planned(case: Case, draft: serving.Plan, told: tuple[str, Card, str]) -> Finding:
+def _planned(case: Case, draft: serving.Plan, told: tuple[str, Card, str]) -> Iterator[Finding]:
     check, card, reason = told
     load, model = choice.load_of(case.recipe.serve), case.base.shape
-    message = f"{draft.estimate} of {card}; {'; '.join(choice.explained(case.recipe.serve, draft))}"
     if reason:
-        message = f"{reason}; {message}"
+        yield Finding("ok", check, reason)
+    message = f"{draft.estimate} of {card}"
     if draft.tokens < load.context:
-        return Finding(
-            "error", check, message, f"serve.context: {draft.tokens // 128 * 128} fits" if draft.tokens >= 128 else "another variant, or auto"
-        )
+        fits = f"serve.context: {draft.tokens // 128 * 128} fits" if draft.tokens >= 128 else "serve another variant, or auto"
+        yield Finding("error", check, f"{message}; {draft.tokens:,} tokens of context find room, {load.context:,} are wanted", fits)
+        return
     rate = serving.speed(model, draft.variant, max(1, draft.requests(load)), card)
-    fast = f"; about {rate:,.0f} tokens/s in all" if rate and not reason else ""
-    return Finding("ok", check, f"{message}; room for {draft.tokens:,} tokens of context in all{fast}")
+    fast = f", about {rate:,.0f} tokens/s in all" if rate and not reason else ""
+    yield Finding("ok", check, f"{message}; room for {draft.tokens:,} tokens of context{fast}")
+    yield Finding("ok", check, "; ".join(choice.explained(case.recipe.serve, draft)))
 
 
 def _tensor_parallel(recipe: Recipe) -> int:
