@@ -188,6 +188,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
     if path:
+        release.require(recipe_file.load(path), path.resolve().parent, (), None, store)
         release.run(release.steps(path), store, files=files)
         return
     files.require()

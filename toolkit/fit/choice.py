@@ -72,12 +72,12 @@ def _compared(model: Shape, draft: Plan, load: Load, card: Card) -> str:
 
 
 def _too_small(model: Shape, load: Load, card: Card, plans: list[Plan]) -> NotReadyError:
-    least = min(plans, key=lambda draft: draft.estimate.total, default=None)
-    need = least.estimate.total + model.kv_bytes(load.kv_bytes) * load.context if least else 0
-    message = f"{card} is too small for vLLM: {gib(need)} GiB are wanted by {least.variant if least else 'any format'} for one request"
-    return NotReadyError(
-        message, f"lower serve.context, take a larger card, or serve a GGUF with llama.cpp or Ollama; {gib(card.usable)} GiB can be planned"
-    )
+    if not plans:
+        return NotReadyError(f"{card} can serve no format with vLLM", "serve a GGUF with llama.cpp or Ollama")
+    least = min(plans, key=lambda draft: draft.estimate.total)
+    need = least.estimate.total + model.kv_bytes(load.kv_bytes) * max(0, load.context - least.tokens)
+    message = f"{card} is too small for vLLM: {least.variant} wants {gib(need)} GiB for one request, {gib(card.usable)} GiB can be planned with"
+    return NotReadyError(message, "lower serve.context, take a larger card, or serve a GGUF with llama.cpp or Ollama")
 
 
 def unsuited(variant: str, card: Card) -> str:

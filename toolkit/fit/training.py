@@ -62,6 +62,8 @@ class Training:
     length: int
     """Tokens of the longest row, or of a pack."""
     optimizer: str = "adamw"
+    supervised: float = 1.0
+    """Share of the tokens that carry loss, for which logits are made; not known before the rows are read."""
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Training:
@@ -82,7 +84,7 @@ def estimate(checkpoint: Checkpoint, training: Training) -> Estimate:
     shape, engine = checkpoint.shape, ENGINES[training.engine]
     quantized = training.quantization == "nf4" or checkpoint.prequantized
     layer = training.tokens * layer_bytes(shape, engine) + (2 * shape.largest_linear if quantized else 0)
-    logits = min(training.tokens * shape.vocabulary, engine.logits_at_once) * engine.logit_bytes
+    logits = min(training.tokens * training.supervised * shape.vocabulary, engine.logits_at_once) * engine.logit_bytes
     kept = training.tokens * shape.layers * shape.hidden * 2 if engine.keeps_inputs else 0
     terms = (
         *_base(checkpoint, quantized),
