@@ -19,6 +19,8 @@ from toolkit.recipe import EngineName, Recipe
 
 LINE = 125e6
 """Bytes a second of a line of 1 Gbit/s, for the time of a download."""
+DISK = 1e9
+"""Bytes a second of a disk, for the time of copying; a slower one is slower by as much."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,27 @@ def _merge(case: Case) -> Iterator[Finding]:
         message = f"{case.base.name} holds 4-bit weights; merging onto them and rounding to 4 bits again would erase most of what was learnt"
         yield Finding("error", "fit merge", message, "stop after training with --until train, or take the 16-bit repository as base.source")
         return
-    yield _in_memory("fit merge", storage.merge_memory(case.base.shape), case, f"to add {case.base.shape.parameters / 1e9:.1f} G weights in 32 bits")
+    moved = case.base.bytes + 2 * storage.merged_bytes(case.base.shape, case.recipe)
+    why = f"to add {case.base.shape.parameters / 1e9:.1f} G weights in 32 bits; {_copying(moved)}"
+    yield _in_memory("fit merge", storage.merge_memory(case.base.shape), case, why)
+
+
+def _gguf(case: Case) -> Iterator[Finding]:
+    if not {"llamacpp", "ollama"} & set(case.engines):
+        return
+    sizes = {kind: storage.gguf_bytes(case.base.shape, kind) for kind in case.recipe.gguf.types}
+    reference = sizes[case.recipe.gguf.types[0]]
+    shown = ", ".join(f"{kind} {size / GB:.1f} GB" for kind, size in sizes.items())
+    message = f"{shown}; {_copying(2 * sum(sizes.values()) + storage.merged_bytes(case.base.shape, case.recipe))}"
+    if reference <= case.memory:
+        yield Finding("ok", "fit gguf", message)
+    else:
+        remedy = "each file is held against the 16-bit one, which is read again and again where memory does not hold it: expect hours"
+        yield Finding("warning", "fit gguf", f"{message}; this machine has {gib(case.memory)} GiB of memory", remedy)
+
+
+def _copying(size: float) -> str:
+    return f"{size / GB:.1f} GB are read and written, {max(1, round(size / DISK / 60))} minutes or more at 1 GB/s"
 
 
 def _serve(case: Case) -> Iterator[Finding]:
@@ -201,7 +223,7 @@ def _memory() -> int:
     return int(fields["MemTotal"].split()[0]) << 10
 
 
-STAGES: dict[str, Callable[[Case], Iterator[Finding]]] = {"base": _base, "train": _train, "merge": _merge, "serve": _serve}
+STAGES: dict[str, Callable[[Case], Iterator[Finding]]] = {"base": _base, "train": _train, "merge": _merge, "gguf": _gguf, "serve": _serve}
 """What is looked at for each stage; the others take no more than these."""
 
 

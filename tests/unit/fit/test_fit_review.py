@@ -77,6 +77,12 @@ def test_too_little_memory_to_merge():
     assert "this machine has 64.0 GiB" in found.message
 
 
+def test_converting_says_its_files_and_warns_where_memory_does_not_hold_the_reference():
+    found = {memory: next(f for f in review.review(case(FULL, memory=memory)) if f.check == "fit gguf") for memory in (256, 48)}
+    assert found[256].severity == "ok" and "q4_k_m 19.9 GB" in found[256].message  # as the hub lists a 32B model's
+    assert found[48].severity == "warning" and "48.0 GiB" in found[48].message
+
+
 def test_a_context_that_does_not_fit_names_the_largest_one():
     found = errors(case(FULL, "RTX 4090", variants=("bnb-nf4",)))["fit serve vllm bnb-nf4"]
     assert found.remedy.startswith("serve.context: ") and 2048 <= int(found.remedy.split()[1]) < 8192
