@@ -46,7 +46,7 @@ class Engine:
 
 ENGINES = {
     "trl": Engine(7.0, 23.0, 16, 1 << 26, True, "benchmarks/memory_layers.py; images/train/completion_loss.py"),
-    "unsloth": Engine(6.0, 5.5, 16, 1 << 25, False, "one H100: 20.9 GiB at 2 x 2,048 tokens, 20.2 at 2,600"),
+    "unsloth": Engine(6.0, 5.5, 16, 1 << 26, False, "one H100: 20.9 GiB at 2 x 2,048 tokens, 20.2 at 2,600"),
 }
 
 
