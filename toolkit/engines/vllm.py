@@ -10,7 +10,7 @@ from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import NotReadyError, UsageError
-from toolkit.fit.card import named
+from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
 
@@ -90,8 +90,8 @@ def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:
 
 
 def _sized(target: Target, tools: Tools) -> tuple[str, ...]:
-    """Return the flags of the plan for the card that is stated, or the machine's; none where card or shape is not known."""
-    card = named(target.vllm.card) if target.vllm.card else tools.card
+    """Return the flags of the plan for the card that is stated, or the machine's smaller one; none where card or shape is not known."""
+    card = smaller(target.vllm.card, tools.card)
     if card is None or target.shape is None:
         return ()
     load = Load(target.parallel, target.context, 1 if target.vllm.kv_cache == "fp8" else 2, target.vllm.tensor_parallel)

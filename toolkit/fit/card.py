@@ -72,6 +72,12 @@ def named(text: str) -> Card:
     raise UsageError(f"no card is known as {text!r}", f"{hint}name its memory, as 24GiB, or one of {', '.join(_table())}")
 
 
+def smaller(stated: str | None, machine: Card | None) -> Card | None:
+    """Return the card to plan for: the one that a recipe states, unless the machine's has less memory."""
+    found = [card for card in (named(stated) if stated else None, machine) if card]
+    return min(found, key=lambda card: card.memory, default=None)
+
+
 def checked(text: str) -> str:
     """Return a card's name as it is; ValueError where it is not known, for a recipe's own check."""
     try:

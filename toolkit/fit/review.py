@@ -12,7 +12,7 @@ from pathlib import Path
 from toolkit.errors import NotReadyError, ThinkshipError
 from toolkit.finding import Finding
 from toolkit.fit import GB, choice, serving, shape, storage, training
-from toolkit.fit.card import DRIVER, Card, named, present
+from toolkit.fit.card import DRIVER, Card, present, smaller
 from toolkit.fit.estimate import gib
 from toolkit.fit.shape import Checkpoint
 from toolkit.recipe import EngineName, Recipe
@@ -162,7 +162,7 @@ def _on_card(case: Case, engine: EngineName, card: Card) -> Finding:
 
 def _vllm(case: Case, machine: Card) -> Iterator[Finding]:
     serve = case.recipe.serve
-    card = named(serve.vllm.card) if serve.vllm.card else machine
+    card = smaller(serve.vllm.card, machine) or machine
     if case.base.prequantized and _tensor_parallel(case.recipe) > 1:
         message = "vLLM refuses pre-quantised bitsandbytes weights with tensor parallelism"
         yield Finding("error", "fit serve vllm", message, "serve.vllm.tensor_parallel: 1, or a 16-bit base")

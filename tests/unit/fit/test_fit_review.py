@@ -66,6 +66,11 @@ def test_pre_quantised_bitsandbytes_with_tensor_parallelism_is_refused(given):
     assert "fit serve vllm" not in errors(case(FULL, **given))
 
 
+def test_a_stated_card_larger_than_the_machines_is_not_believed():
+    made = dataclasses.replace(case(FULL, "H100", variants=("fp8",)), card=named("RTX 4090"))
+    assert "RTX 4090" in errors(made)["fit serve vllm fp8"].message
+
+
 def test_an_old_driver_is_refused_for_what_runs_on_the_card():
     made = dataclasses.replace(case(FULL), card=dataclasses.replace(named("H100"), driver="570.86.15"))
     found = errors(made)

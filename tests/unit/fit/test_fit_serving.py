@@ -111,10 +111,17 @@ def test_vllm_is_started_with_the_plan(target, tools):
 
 
 def test_a_stated_card_is_not_exceeded_on_a_larger_one(target, tools):
-    stated = replace(target, vllm=Vllm(card="24GiB"))
+    stated = replace(target, vllm=Vllm(card="RTX 4090"))
     small, large = (engine("vllm").launch(stated, 8000, replace(tools, card=card)).argv for card in (RTX, H100))
     assert flag(small, "--kv-cache-memory-bytes") == flag(large, "--kv-cache-memory-bytes")
     assert float(flag(large, "--gpu-memory-utilization")) < 0.29
+
+
+def test_a_stated_card_larger_than_the_machines_is_not_believed(target, tools):
+    stated = replace(target, vllm=Vllm(card="H200"))
+    assert engine("vllm").launch(stated, 8000, tools).argv == engine("vllm").launch(target, 8000, tools).argv
+    with pytest.raises(NotReadyError, match="RTX 4090"):
+        engine("vllm").launch(replace(stated, variant="fp8"), 8000, tools)
 
 
 def test_the_tutorials_flags_are_to_be_had_by_name(target, tools):
