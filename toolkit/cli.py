@@ -60,13 +60,9 @@ def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> 
 @STORE
 def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool, runner: str, store: Path) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
-    from toolkit import console, release
+    from toolkit import release
 
-    steps = release.steps(recipe, engines, last)
-    if dry_run:
-        console.show(release.table(steps, store))
-    else:
-        release.run(steps, store, runner)
+    release.start(recipe, engines, last, store, None if dry_run else runner)
 
 
 @cli.command()
@@ -183,13 +179,14 @@ def watch(once: bool, every: float, port: int, bind: str, **whom: Any) -> None:
 
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--card", help="Say what fits this card, as 'RTX 4090' or 24GiB, instead of the machine's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 @STORE
-def doctor(recipe: Path | None, as_json: bool, store: Path) -> None:
-    """Look at the machine before anything is downloaded: tools, memory, disk, ports, GPU."""
+def doctor(recipe: Path | None, card: str | None, as_json: bool, store: Path) -> None:
+    """Look at the machine before anything is downloaded: tools, memory, disk, ports, GPU, and what a recipe asks of them."""
     from toolkit import doctor as room
 
-    room.report(recipe, store, as_json)
+    room.report(recipe, store, card, as_json)
 
 
 SIGN = click.option("--sign", "key", type=click.Path(path_type=Path), help="Sign each by digest with this cosign key, its bill of materials too.")

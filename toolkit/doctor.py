@@ -8,7 +8,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,9 @@ from rich.table import Table
 
 from toolkit import console, process, recipe_file
 from toolkit.engines import NAMES, engine
-from toolkit.errors import NotReadyError
+from toolkit.errors import InvalidError, NotReadyError
+from toolkit.finding import Finding
+from toolkit.fit import review
 from toolkit.plan import MODULES
 from toolkit.recipe import Recipe
 from toolkit.runners.environment import Environment
@@ -26,16 +28,6 @@ from toolkit.stages import IMAGES
 
 MEMORY_GIB, DISK_GIB = 6, 15
 """What the demo needs with every engine, measured by benchmarks/demo.py: peak memory, and environments plus artefacts."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check saw."""
-
-    severity: Literal["ok", "note", "warning", "error"]
-    check: str
-    message: str
-    remedy: str = ""
 
 
 Check = Callable[[Recipe | None, Path], Iterator[Finding]]
@@ -135,10 +127,28 @@ def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, openmp, containers, ports)
 
 
-def report(path: Path | None, store: Path, as_json: bool) -> None:
+def fit(recipe: Recipe, folder: Path, store: Path, card: str | None) -> Iterator[Finding]:
+    """Say what a recipe asks of the card, the memory and the disk, from its model's shape; a card by name, or the one that is here."""
+    try:
+        case = review.case_of(recipe, folder, card)
+    except InvalidError as error:
+        yield Finding("warning", "fit", error.message, error.remedy)
+        return
+    if case is None:
+        yield Finding("note", "fit", "nothing is known of this base's shape: it is no folder with config.json and not in toolkit/fit/shapes.json")
+        return
+    if case.card is None:
+        yield Finding("note", "fit", "no card: what follows is for the CPU; --card says what fits one, as --card 'RTX 4090' or --card 24GiB")
+    yield from review.review(case)
+    yield review.disk(case, store)
+
+
+def report(path: Path | None, store: Path, card: str | None, as_json: bool) -> None:
     """Run every check and print what was found; NotReadyError where one is an error."""
     recipe = recipe_file.load(path) if path else None
     findings = [finding for check in CHECKS for finding in check(recipe, store)]
+    if path and recipe:
+        findings += fit(recipe, path.resolve().parent, store, card)
     if as_json:
         console.emit_json([asdict(finding) for finding in findings])
     else:

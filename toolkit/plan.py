@@ -120,7 +120,7 @@ def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> 
 def _serve_drafts(recipe: Recipe, engine: EngineName) -> Iterator[tuple[Step, list[str]]]:
     folder = ROOT / "images" / MODULES[engine]
     servers = tuple(path for entry in sorted(folder.glob("serve*.py")) for path in program_files(entry))
-    locks = tuple(path for path in (folder / "requirements.lock", folder / "versions.env") if path.is_file())
+    locks = tuple(path for path in (folder / "requirements.lock", folder / "cuda.lock", folder / "versions.env") if path.is_file())
     content = [digest_files((*servers, *locks))]
     for variant in variants(recipe, engine):
         yield serve_step(recipe, engine, variant, base=False), content

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from toolkit.fit.card import checked
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
@@ -182,10 +184,20 @@ class Modelfile(Section):
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
-    variants: Annotated[tuple[Literal["bnb-nf4", "bf16"], ...], Field(min_length=1)] = ("bnb-nf4",)
-    """`bnb-nf4` quantises with bitsandbytes while loading, as the tutorial does; `bf16` serves the merged weights. `serve` takes the first."""
-    gpu_memory_utilization: Fraction = 0.9
-    """Share of the GPU's memory vLLM may take."""
+    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16"], ...], Field(min_length=1)] = ("auto",)
+    """`bf16` serves the merged weights; the others quantise them while loading: `fp8` for cards that compute in it, `fp8-weights` computing
+    in 16 bits for older ones, `bnb-nf4` with bitsandbytes, as the tutorial does. `auto` is the one that is fastest for serve.parallel and
+    serve.context on the card. `serve` takes the first."""
+    profile: Literal["fitted", "tutorial"] = "fitted"
+    """`fitted`: sequences, CUDA graphs and key-value cache are sized for the card and the load; `tutorial`: the tutorial's flags, no others."""
+    card: Annotated[str, AfterValidator(checked)] | None = None
+    """The card it is meant for, as `RTX 4090` or `24GiB`: no more of a larger one is taken. The machine's own where it is not set."""
+    tensor_parallel: Annotated[int, Field(gt=0)] = 1
+    """Cards over which the weights are spread."""
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    """Type of the key-value cache: 16 bits, or half of it."""
+    gpu_memory_utilization: Fraction | None = None
+    """Share of the GPU's memory vLLM may take, instead of the fitted size; 0.9 where the card is neither stated nor seen."""
     extra_args: tuple[str, ...] = ()
     """Further flags, as they are."""
 

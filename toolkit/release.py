@@ -12,17 +12,31 @@ from rich.table import Table
 
 from toolkit import console, pipeline, recipe_file
 from toolkit.errors import BrokenError
+from toolkit.fit import review
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
+from toolkit.recipe import Recipe
 from toolkit.report import NOWHERE, Files
 from toolkit.resolve import resolve
+from toolkit.stages import STAGES
 from toolkit.store import Store
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
     """Load, pin and plan a recipe; `last` ends the plan after that stage."""
-    planned = plan(resolve(recipe_file.load(path), path.resolve().parent), engines or None)
+    planned = plan(resolve(recipe_file.load(path), path.resolve().parent, engines), engines or None)
     return until(planned, last) if last else planned
+
+
+def require(recipe: Recipe, folder: Path, engines: tuple[Any, ...], last: str | None, root: Path) -> None:
+    """Raise NotReadyError where a stage up to `last` cannot work on this machine: before anything is fetched, and before a hub is asked.
+
+    A stage that has left a sealed directory in the store is not looked at again; `engines` replaces the recipe's.
+    """
+    order = list(STAGES)
+    stages = order[: order.index(last) + 1] if last else order
+    waiting = {name for name in stages if name == "serve" or not any(root.glob(f"{name}-*/record.json"))}
+    review.require(review.here(recipe, folder, engines), waiting)
 
 
 def described(step: Step) -> dict[str, Any]:
@@ -62,6 +76,15 @@ def runner(name: str, engines: Iterable[str] = ()) -> Runner:
 
     require(engines)
     return LocalRunner()
+
+
+def start(path: Path, engines: tuple[Any, ...], last: str | None, root: Path, where: str | None) -> None:
+    """Do what `thinkship run` says: every step on the runner `where`, or only a table of them where that is None; errors as `require` and `run`."""
+    if where is None:
+        console.show(table(steps(path, engines, last), root))
+        return
+    require(recipe_file.load(path), path.resolve().parent, engines, last, root)
+    run(steps(path, engines, last), root, where)
 
 
 def run(planned: tuple[Step, ...], root: Path, where: str = "local", files: Files = NOWHERE) -> None:

@@ -11,7 +11,8 @@ from typing import TypeVar, assert_never
 
 from toolkit.artifact import digest, files_of, sha256
 from toolkit.errors import InvalidError, NotReadyError
-from toolkit.recipe import HubSource, PathSource, PypiSource, Recipe, Section
+from toolkit.fit import choice
+from toolkit.recipe import EngineName, HubSource, PathSource, PypiSource, Recipe, Section
 
 SectionT = TypeVar("SectionT", bound=Section)
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -31,8 +32,13 @@ class Lock:
     holdout: str
 
 
-def resolve(recipe: Recipe, folder: Path) -> Lock:
-    """Pin a recipe's sources; InvalidError where one does not exist, NotReadyError where a hub cannot be reached."""
+def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) -> Lock:
+    """Pin a recipe's sources, and vLLM's `auto` for the card; `engines` replaces the recipe's.
+
+    InvalidError where a source does not exist, NotReadyError where a hub cannot be reached or no format fits the card.
+    """
+    if "vllm" in (engines or recipe.serve.engines):
+        recipe = choice.pinned(recipe, folder)
     dataset = _pinned(_pinned(recipe.dataset, "source", "datasets"), "holdout", "datasets")
     recipe = recipe.model_copy(update={"base": _pinned(recipe.base, "source", "models"), "dataset": dataset})
     data = recipe.dataset

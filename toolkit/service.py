@@ -12,6 +12,7 @@ from toolkit import console, pipeline, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, catalogue, engine
 from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
+from toolkit.fit import choice
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -27,8 +28,9 @@ from toolkit.verify.observe import examine, summary
 
 def serve(path: Path, name: EngineName, store: Path, *, port: int | None, variant: str | None, runner: str, api_key_file: Path | None) -> None:
     """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
-    _chosen(recipe_file.load(path), name, variant)  # what cannot be served is said before anything is made
+    _wanted(path, name, variant)  # what cannot be served is said before anything is made
     _check_key(name, api_key_file)
+    _check_fit(path, name, variant, store)
     runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or engine(name).port)
     step, inputs = _made(path, name, variant, store, runs)
@@ -36,6 +38,27 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     folder = servers.folder_of(store)
     server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
+
+
+def _check_fit(path: Path, name: EngineName, variant: str | None, store: Path) -> None:
+    """Refuse what cannot work on this machine, and say which format was chosen and why."""
+    recipe, folder = _wanted(path, name, variant), path.resolve().parent
+    if choice.AUTO in variants(recipe, name):
+        console.note(choice.chosen_for(recipe, folder).reason)
+    release.require(recipe, folder, (name,), "serve", store)
+
+
+def _wanted(path: Path, name: EngineName, variant: str | None) -> Recipe:
+    """Load a recipe; where a variant is asked for, as one that serves this alone. UsageError where it does not serve it."""
+    recipe = recipe_file.load(path)
+    known = variants(recipe, name)
+    allowed = (*known, *choice.CANDIDATES) if choice.AUTO in known else known
+    if variant and variant not in allowed:
+        raise UsageError(f"{name} does not serve {variant!r} by this recipe", f"one of {', '.join(allowed)}")
+    if name != "vllm":
+        return recipe
+    vllm = recipe.serve.vllm.model_copy(update={"variants": (variant or known[0],)})
+    return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"vllm": vllm})})
 
 
 def _check_key(name: EngineName, file: Path | None) -> None:
@@ -62,18 +85,16 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
 
 def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
     """Make the directories that a server is given and return its step and them."""
-    recipe = recipe_file.load(path)
-    step = _chosen(recipe, name, variant)
-    needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
+    step, needed = _steps(path, name, variant)
     made = pipeline.run(needed, Store(store), runs).directories
     return step, {key: made[other] for key, other in step.inputs.items()}
 
 
-def _chosen(recipe: Recipe, name: EngineName, variant: str | None) -> Step:
-    known = variants(recipe, name)
-    if variant and variant not in known:
-        raise UsageError(f"{name} does not serve {variant!r} by this recipe", f"one of {', '.join(known)}")
-    return serve_step(recipe, name, variant or known[0], base=False)
+def _steps(path: Path, name: EngineName, variant: str | None) -> tuple[Step, tuple[Step, ...]]:
+    """Return the step that serves, and those whose directories it needs."""
+    lock = resolve(_wanted(path, name, variant), path.resolve().parent, (name,))
+    step = serve_step(lock.recipe, name, variant or variants(lock.recipe, name)[0], base=False)
+    return step, _needed(plan(lock, (name,)), step)
 
 
 def _needed(steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
@@ -167,6 +188,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
     if path:
+        release.require(recipe_file.load(path), path.resolve().parent, (), None, store)
         release.run(release.steps(path), store, files=files)
         return
     files.require()

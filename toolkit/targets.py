@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Target, Tools, engine
+from toolkit.errors import InvalidError
+from toolkit.fit.card import present
+from toolkit.fit.shape import Shape, of_folder
 from toolkit.places import has_nvidia
 from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
@@ -28,8 +31,18 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
         think=Think.model_validate(recipe["think"]),
         vllm=Vllm.model_validate(serve["vllm"]),
+        shape=shape(inputs["model"] / "model"),
         api_key_file=api_key_file,
     )
+
+
+def shape(model: Path) -> Shape | None:
+    """Return a checkpoint's sizes, None for a kind of model whose memory is not known: it is served all the same."""
+    try:
+        found = of_folder(model)
+    except InvalidError:
+        return None
+    return found.shape if found else None
 
 
 def tools(name: str, scratch: Path) -> Tools:
@@ -37,4 +50,4 @@ def tools(name: str, scratch: Path) -> Tools:
     environment = engine(name).environment
     python = {environment: Environment(environment).install()} if environment else {}
     programs = IMAGES / (environment or name)
-    return Tools(python, programs, scratch.resolve(), ollama() if name == "ollama" else None, gpu=has_nvidia())
+    return Tools(python, programs, scratch.resolve(), ollama() if name == "ollama" else None, gpu=has_nvidia(), card=next(iter(present()), None))

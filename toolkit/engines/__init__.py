@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from toolkit.errors import UsageError
+from toolkit.fit.card import Card
+from toolkit.fit.shape import Shape
 from toolkit.process import Command
 from toolkit.recipe import EngineName, Family, Think, Vllm
 
@@ -30,13 +32,15 @@ class Target:
     """Requests answered at once."""
     family: Family
     variant: str
-    """Quantisation: a GGUF type, `bnb-nf4` or `bf16`."""
+    """Quantisation: a GGUF type, or one of vLLM's."""
     model: Path | None = None
     """HF checkpoint."""
     gguf: Path | None = None
     modelfile: Path | None = None
     think: Think = field(default_factory=Think)
     vllm: Vllm = field(default_factory=Vllm)
+    shape: Shape | None = None
+    """Sizes of the model, where they are known."""
     api_key_file: Path | None = None
     """File with the key that every request must bear; it never stands on a command line."""
 
@@ -119,6 +123,8 @@ class Tools:
     """Address the server listens at: in a container all of its own, of which the engine opens one port of the host."""
     gpu: bool = False
     """Whether the server has an NVIDIA GPU."""
+    card: Card | None = None
+    """Which one, where nvidia-smi tells."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""vLLM: the merged checkpoint in 16 bit, or quantised to NF4 by bitsandbytes while it loads; the reasoning in `reasoning`."""
+"""vLLM: the merged checkpoint in 16 bit, or quantised to FP8 or NF4 while it loads, sized for the card and the load; the reasoning in
+`reasoning`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,14 @@ from collections.abc import Sequence
 from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
-from toolkit.errors import UsageError
+from toolkit.errors import NotReadyError, UsageError
+from toolkit.fit.card import smaller
+from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
 
 QUANTIZATION = {
+    "fp8": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
+    "fp8-weights": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
     "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes", "--dtype", "bfloat16"),
     "bf16": ("--dtype", "bfloat16"),
     "f16": ("--dtype", "float16"),
@@ -18,6 +24,10 @@ QUANTIZATION = {
 }
 DRAIN_SECONDS = 60
 """Time in which answers that have begun are finished when the server is told to end."""
+UNKNOWN_SHARE = 0.9
+"""Share of the card that vLLM is given where neither the recipe nor the machine tells which card it is."""
+SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""FlashInfer's sampler is compiled by nvcc, which is seldom there; vLLM's own Triton kernel samples instead."""
 PARSER = "qwen3"
 """Splits at </think> for QwQ, R1 distills and Qwen3 alike; `deepseek_r1` counts no reasoning tokens where the prompt opens the tag."""
 
@@ -39,11 +49,10 @@ class Vllm(OpenAI):
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
-            *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel)),
-            *("--shutdown-timeout", str(DRAIN_SECONDS)),
+            *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
             *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
-            *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if tools.gpu else ("--enforce-eager",)),
+            *(_on_gpu(target, tools) if tools.gpu else ("--max-num-seqs", str(target.parallel), "--enforce-eager")),
             *target.vllm.extra_args,
         )
         return Command(argv, _settings(tools) | target.key_settings)
@@ -68,10 +77,37 @@ class Vllm(OpenAI):
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
 
 
+def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:
+    """Return the flags that size vLLM for the load and the card; none of them where the tutorial's own are wanted."""
+    wanted = target.vllm
+    spread = ("--tensor-parallel-size", str(wanted.tensor_parallel)) if wanted.tensor_parallel > 1 else ()
+    share = ("--gpu-memory-utilization", str(wanted.gpu_memory_utilization)) if wanted.gpu_memory_utilization else ()
+    if wanted.profile == "tutorial":
+        return (*spread, *share)
+    narrow = ("--kv-cache-dtype", "fp8") if wanted.kv_cache == "fp8" else ()
+    sized = share or _sized(target, tools) or ("--gpu-memory-utilization", str(UNKNOWN_SHARE))
+    return ("--max-num-seqs", str(target.parallel), *spread, *narrow, *sized)
+
+
+def _sized(target: Target, tools: Tools) -> tuple[str, ...]:
+    """Return the flags of the plan for the card that is stated, or the machine's smaller one; none where card or shape is not known."""
+    card = smaller(target.vllm.card, tools.card)
+    if card is None or target.shape is None:
+        return ()
+    load = Load(target.parallel, target.context, 1 if target.vllm.kv_cache == "fp8" else 2, target.vllm.tensor_parallel)
+    fitted = plan(target.shape, target.variant, load, card)
+    if fitted.tokens < target.context:
+        message = f"{card} is too small for {target.variant}: {fitted.tokens:,} tokens of key-value cache find room, {target.context:,} are wanted"
+        raise NotReadyError(message, "lower serve.context, serve another variant (auto chooses one), or take a larger card")
+    return fitted.flags(tools.card or card)
+
+
 def _settings(tools: Tools) -> dict[str, str]:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    cpu = {} if tools.gpu else {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return {**quiet, **cpu, "VLLM_CACHE_ROOT": str(tools.scratch / "cache")}
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    cache = tools.scratch / "cache"  # what is compiled is found again at the next start: 11 s instead of 59 for QwQ-32B
+    kept = {"VLLM_CACHE_ROOT": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TRITON_CACHE_DIR": str(cache / "triton")}
+    return {**quiet, **kept, **(SAMPLER if tools.gpu else cpu)}
 
 
 ENGINE = Vllm()

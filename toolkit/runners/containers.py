@@ -14,6 +14,7 @@ from typing import Any
 from toolkit import process
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import FailedError, NotReadyError
+from toolkit.fit.card import present
 from toolkit.host import HOST_STAGES
 from toolkit.images import Image, ensure, image
 from toolkit.pipeline import Task
@@ -93,7 +94,8 @@ class Containers:
         self.image: Image = ensure(image(environment))
         self.labels = labels
         scratch.mkdir(parents=True, exist_ok=True)
-        self.tools = Tools({environment: PYTHON}, PROGRAMS, scratch.resolve(), Path("ollama"), bind="0.0.0.0", gpu=self.image.gpu)
+        card = next(iter(present()), None) if self.image.gpu else None
+        self.tools = Tools({environment: PYTHON}, PROGRAMS, scratch.resolve(), Path("ollama"), bind="0.0.0.0", gpu=self.image.gpu, card=card)
 
     def start(self, command: Command, target: Target, port: int, log: Path, detached: bool = False) -> Served:
         """Start a container; a detached one outlives us."""

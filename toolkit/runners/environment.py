@@ -10,6 +10,7 @@ from pathlib import Path
 
 from toolkit import console, process
 from toolkit.errors import FailedError, NotReadyError
+from toolkit.places import has_nvidia
 from toolkit.stages import IMAGES, digest_files
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinkship"
@@ -25,8 +26,14 @@ class Environment:
     @property
     def folder(self) -> Path:
         """Where it is installed: its name and the digest of its lock, so that a new lock makes a new environment."""
-        sources = tuple(path for path in (self._image / "requirements.lock", self._image / "sources.lock") if path.is_file())
+        sources = tuple(path for path in (self.lock, self._image / "sources.lock") if path.is_file())
         return CACHE / "envs" / f"{self.name}-{digest_files(sources)[:12]}"
+
+    @property
+    def lock(self) -> Path:
+        """Which packages: those for a GPU where the machine has one and they are locked apart, as vLLM's are."""
+        cuda = self._image / "cuda.lock"
+        return cuda if cuda.is_file() and has_nvidia() else self._image / "requirements.lock"
 
     @property
     def _image(self) -> Path:
@@ -59,9 +66,8 @@ class Environment:
         return self.python
 
     def _install(self, log: Path) -> None:
-        lock = self._image / "requirements.lock"
         process.run(process.Command((uv(), "venv", "--quiet", "--python", sys.executable, str(self.folder))), log=log)
-        sync = (uv(), "pip", "sync", "--require-hashes", "--python", str(self.python), str(lock))
+        sync = (uv(), "pip", "sync", "--require-hashes", "--python", str(self.python), str(self.lock))
         process.run(process.Command(sync, {"UV_HTTP_TIMEOUT": "120"}), log=log)
         if (self._image / "install_sources.py").is_file():
             process.run(process.Command((str(self.python), str(self._image / "install_sources.py"), str(self.folder))), log=log)

@@ -1,0 +1,151 @@
+"""Makes a checkpoint of a known shape with random weights, for memory and speed, which do not depend on what the weights are.
+
+    python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4]
+
+SHAPE is a name of toolkit/fit/shapes.json, such as qwen2-32b. Needs torch, safetensors and tokenizers; nf4 needs bitsandbytes and a GPU. In bf16 one
+layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small. The tokenizer's words are t4, t5, …
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+SHAPES = Path(__file__).resolve().parent.parent / "toolkit" / "fit" / "shapes.json"
+FAMILIES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+"""Others are written as qwen3, which has no biases either: transformers puts another tokenizer beside a model of type llama."""
+LAYERS_A_FILE = 8
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "llm_int8_skip_modules": ["lm_head"],
+}
+
+
+def config(shape: dict[str, Any], kind: str, stored: str) -> dict[str, Any]:
+    """Return config.json of a shape."""
+    family = "qwen2" if kind.startswith("qwen2") else "qwen3"
+    made = {
+        "architectures": [FAMILIES[family]],
+        "model_type": family,
+        "hidden_size": shape["hidden"],
+        "intermediate_size": shape["intermediate"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["heads"],
+        "num_key_value_heads": shape["kv_heads"],
+        "head_dim": shape["head_dim"],
+        "vocab_size": shape["vocabulary"],
+        "tie_word_embeddings": shape["tied"],
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "hidden_act": "silu",
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    return made | ({"quantization_config": NF4} if stored == "nf4" else {})
+
+
+def linears(shape: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return a layer's linear modules with their rows and columns."""
+    hidden, inner = shape["hidden"], shape["intermediate"]
+    wide, narrow = shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
+    attention = {"q_proj": (wide, hidden), "k_proj": (narrow, hidden), "v_proj": (narrow, hidden), "o_proj": (hidden, wide)}
+    mlp = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+    return {f"self_attn.{name}": size for name, size in attention.items()} | {f"mlp.{name}": size for name, size in mlp.items()}
+
+
+def layer(shape: dict[str, Any], kind: str, stored: str, device: str) -> dict[str, torch.Tensor]:
+    """Return one layer's tensors, without their prefix."""
+    made: dict[str, torch.Tensor] = {}
+    for name, size in linears(shape).items():
+        weight = torch.randn(*size, device=device, dtype=torch.bfloat16) * 0.02
+        made |= quantized(name, weight) if stored == "nf4" else {f"{name}.weight": weight.cpu()}
+        if kind.startswith("qwen2") and name.endswith(("q_proj", "k_proj", "v_proj")):
+            made[f"{name}.bias"] = torch.zeros(size[0], dtype=torch.bfloat16)
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        made[f"{norm}.weight"] = torch.ones(shape["hidden"], dtype=torch.bfloat16)
+    if not kind.startswith("qwen2"):
+        made |= {f"self_attn.{name}_norm.weight": torch.ones(shape["head_dim"], dtype=torch.bfloat16) for name in ("q", "k")}
+    return made
+
+
+def quantized(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a weight as bitsandbytes stores it, with its constants quantised too."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    constants = {f"{name}.weight.{key}": value.cpu() for key, value in state.as_dict(packed=True).items()}
+    return {f"{name}.weight": packed.cpu(), **constants}
+
+
+def files(shape: dict[str, Any], kind: str, stored: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the content of each weight file."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    same = layer(shape, kind, stored, device) if stored == "bf16" else None
+    for start in range(0, shape["layers"], LAYERS_A_FILE):
+        content: dict[str, torch.Tensor] = {}
+        for number in range(start, min(start + LAYERS_A_FILE, shape["layers"])):
+            tensors = same or layer(shape, kind, stored, device)
+            content |= {f"model.layers.{number}.{name}": tensor.clone() if same else tensor for name, tensor in tensors.items()}
+        yield content
+    table = (torch.randn(shape["vocabulary"], shape["hidden"], device=device) * 0.02).to(torch.bfloat16).cpu()
+    ends = {"model.embed_tokens.weight": table, "model.norm.weight": torch.ones(shape["hidden"], dtype=torch.bfloat16)}
+    yield ends if shape["tied"] else {**ends, "lm_head.weight": table.clone()}
+
+
+def make(kind: str, folder: Path, stored: str = "bf16") -> None:
+    """Write the checkpoint, with a tokenizer of as many words as the vocabulary has rows."""
+    shape = json.loads(SHAPES.read_text(encoding="utf-8"))["shapes"][kind]
+    folder.mkdir(parents=True)
+    where = {}
+    for number, content in enumerate(files(shape, kind, stored), 1):
+        name = f"model-{number:05d}.safetensors"
+        save_file(content, folder / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(content, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config(shape, kind, stored), indent=2), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": [2]}), encoding="utf-8")
+    write_tokenizer(folder, shape["vocabulary"])
+
+
+def write_tokenizer(folder: Path, words: int) -> None:
+    """Write a tokenizer that takes words apart at spaces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = {"bos_token": "<bos>", "pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}  # not t1: it would be cut out of t10
+    names = (*special.values(), *(f"t{number}" for number in range(len(special), words)))
+    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 40960, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def main() -> None:
+    """Make it and say how long it took."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("shape")
+    options.add_argument("folder", type=Path)
+    options.add_argument("--stored", choices=["bf16", "nf4"], default="bf16")
+    given = options.parse_args()
+    began = time.monotonic()
+    make(given.shape, given.folder, given.stored)
+    size = sum(path.stat().st_size for path in given.folder.iterdir())
+    print(f"{given.shape} in {given.stored}: {size / 1e9:.1f} GB in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What a recipe leaves on the disk, and what its stages without a card hold in the machine's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolkit.fit.estimate import Term
+from toolkit.fit.shape import Checkpoint, Shape
+from toolkit.fit.training import Training, adapter_parameters
+from toolkit.recipe import EngineName, GgufType, Recipe
+
+BITS: dict[GgufType, float] = {"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q4_k_m": 4.85, "q4_0": 4.55}
+"""Bits a weight in a GGUF file, as llama.cpp's quantiser prints them; a 32B model's q4_k_m is 19.9 GB."""
+DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MERGE_BYTES = 4
+"""Bytes a weight that the merge holds: it adds in 32 bits (images/train/merge.py)."""
+CHECKPOINTS = 3
+"""Adapters on the disk at once while training: two checkpoints and the one that is being written, each with its optimiser."""
+RUNTIME = 1 << 30
+"""What a server on the CPU takes beside weights and cache."""
+
+
+def disk(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]) -> Iterator[Term]:
+    """Yield what is left on the disk, in bytes; the environments, about 15 GB, are not counted."""
+    shape = checkpoint.shape
+    yield Term("base", checkpoint.bytes, "as it is stored on the hub")
+    adapter = adapter_parameters(shape, Training.of_recipe(recipe))
+    yield Term("adapter and checkpoints", CHECKPOINTS * adapter * 12, "weights and optimiser in 32 bits")
+    yield Term("merged model", merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
+    if {"llamacpp", "ollama"} & set(engines):
+        for kind in recipe.gguf.types:
+            yield Term(f"gguf {kind}", gguf_bytes(shape, kind), f"{BITS[kind]} bits a weight")
+        yield Term(f"gguf {recipe.gguf.types[0]} of the base", gguf_bytes(shape, recipe.gguf.types[0]), "for the comparison before and after")
+    if "ollama" in engines:
+        yield Term("Ollama's copy", gguf_bytes(shape, recipe.modelfile.gguf), "ollama create rewrites the file")
+
+
+def merged_bytes(shape: Shape, recipe: Recipe) -> float:
+    """Return the bytes of the merged checkpoint."""
+    return shape.parameters * DTYPES[recipe.merge.dtype]
+
+
+def gguf_bytes(shape: Shape, kind: GgufType) -> float:
+    """Return the bytes of a GGUF file."""
+    return shape.parameters * BITS[kind] / 8
+
+
+def merge_memory(shape: Shape) -> float:
+    """Return the bytes of memory that the merge holds."""
+    return shape.parameters * MERGE_BYTES + 2 * shape.largest_linear * MERGE_BYTES
+
+
+def training_memory(checkpoint: Checkpoint, recipe: Recipe) -> float:
+    """Return the least bytes of memory of a training without a card: the frozen base alone, in NF4 or in 32 bits."""
+    shape = checkpoint.shape
+    each = 0.516 if recipe.train.quantization == "nf4" or checkpoint.prequantized else 4
+    return shape.linear_parameters * each + shape.embedding_parameters * 4
+
+
+def serving_memory(shape: Shape, recipe: Recipe, engine: EngineName, variant: str) -> float:
+    """Return the bytes of memory of a server without a card."""
+    cache = shape.kv_bytes() * recipe.serve.context * recipe.serve.parallel
+    match engine:
+        case "llamacpp" | "ollama":
+            return gguf_bytes(shape, recipe.modelfile.gguf) + cache + RUNTIME
+        case "transformers":
+            return shape.parameters * 4 + cache + RUNTIME  # 16 bits are many times slower on a CPU
+        case "vllm":
+            each = 0.5625 if variant == "bnb-nf4" else 2
+            return shape.linear_parameters * each + shape.embedding_parameters * 2 + 2 * RUNTIME
