@@ -47,6 +47,11 @@ def note(text: str) -> None:
     _out.print(f"        {escape(text)}")
 
 
+def remark(text: str) -> None:
+    """Say something beside the result, so that what a program reads stays as it is."""
+    _err.print(f"[dim]{escape(text)}[/]")
+
+
 def error(problem: ThinkshipError) -> None:
     """Print an error and its remedy."""
     _err.print(f"[bold red]error:[/] {escape(problem.message)}")

@@ -10,19 +10,28 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from toolkit import console, pipeline, recipe_file
+from toolkit import console, lock_file, pipeline, recipe_file, resolve
 from toolkit.errors import BrokenError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
 from toolkit.report import NOWHERE, Files
-from toolkit.resolve import resolve
 from toolkit.store import Store
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
     """Load, pin and plan a recipe; `last` ends the plan after that stage."""
-    planned = plan(resolve(recipe_file.load(path), path.resolve().parent), engines or None)
+    planned = plan(resolve.resolve(recipe_file.load(path), path.resolve().parent), engines or None)
     return until(planned, last) if last else planned
+
+
+def lock(path: Path) -> None:
+    """Write a recipe's lock file and say what it pins."""
+    recipe, folder = recipe_file.load(path), path.resolve().parent
+    for key, pin in resolve.lock(recipe, folder).items():
+        where = pin.source.get("hub") or pin.source.get("modelscope")
+        console.say(f"{key}: {where}@{pin.commit}: {len(pin.files)} files, {pin.size / 1e9:.2f} GB")
+    if not lock_file.path_of(folder, recipe.name).exists():
+        console.say(f"{path} names no hub: there is nothing to lock")
 
 
 def described(step: Step) -> dict[str, Any]:
