@@ -57,8 +57,9 @@ def _configs(readme: str) -> dict[str, Mapping[str, Any]]:
     head = re.match(r"---\s*\n(.*?)\n---", readme, re.DOTALL)
     try:
         stated = yaml.safe_load(head.group(1)) if head else None
-    except yaml.YAMLError:
-        return {}
+    except yaml.YAMLError as error:
+        message = f"the head of the dataset's README.md, which names its files, is no YAML: {' '.join(str(error).split())}"
+        raise InvalidError(message, "name another revision, or use source: {path: …} with a copy of the file you mean") from error
     configs = stated.get("configs") if isinstance(stated, dict) else None
     return {str(entry["config_name"]): entry for entry in configs or () if isinstance(entry, dict) and "config_name" in entry}
 
