@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter, defaultdict
@@ -241,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(trouble.slow)
         if not whole:
             self.close_connection = True
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"

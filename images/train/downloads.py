@@ -18,8 +18,8 @@ from typing import Any
 
 from program import INVALID, NOT_READY, ProgramError, note, progress
 
-WORKERS, RETRIES = 4, 5
-"""Files at once; tries in a row that may bring nothing."""
+WORKERS, RETRIES, FIRST_WAIT = 4, 5, 0.5
+"""Files at once; tries in a row that may bring nothing; seconds before the first of them, twice as many before each further one."""
 ENOUGH = 1 << 16
 """Bytes that make a try count as one that brought something."""
 LONGEST_WAIT = 60.0
@@ -229,7 +229,7 @@ class _File:
             remedy = "check the network, or set HF_ENDPOINT or MODELSCOPE_ENDPOINT to a mirror; the same command goes on where this one ended"
             raise ProgramError(message, remedy, NOT_READY) from error
         if self.fruitless:
-            self.stop.wait(0.25 * 2**self.fruitless)
+            self.stop.wait(FIRST_WAIT * 2 ** (self.fruitless - 1))
         if self.stop.is_set():
             raise StoppedError
 

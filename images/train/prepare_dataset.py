@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset_files import brought
 from program import BROKEN, INVALID, Args, ProgramError, note, run, tracked
-from remote_rows import read_source
-from rows import Row, match_columns
+from rows import Row, match_columns, read
 
 TEXTS = ("question", "reasoning", "answer")
 
 
 def main(args: Args) -> int:
     """Leave train.jsonl, eval.jsonl and stats.json."""
-    wanted = args.recipe["dataset"]
-    trained, held_out = (_unread(args, name) for name in ("source", "holdout"))
+    wanted = brought(args)
+    trained, held_out = (_unread(wanted, name, args.inputs["recipe_dir"]) for name in ("source", "holdout"))
     from checkpoint import load_tokenizer  # loads torch, which no bad file need wait for
 
     model = args.inputs["base"] / "model"
@@ -163,9 +163,9 @@ class Audit:
         }
 
 
-def _unread(args: Args, name: str) -> Audit:
-    rows = read_source(args, name)
-    return Audit(rows, match_columns(args.recipe["dataset"]["columns"], rows, f"dataset.{name}"))
+def _unread(wanted: dict[str, Any], name: str, recipe_dir: Path) -> Audit:
+    rows = read(wanted[name], recipe_dir, f"dataset.{name}")
+    return Audit(rows, match_columns(wanted["columns"], rows, f"dataset.{name}"))
 
 
 def _sort(audit: Audit, form: Form, max_length: int, unit: str) -> None:

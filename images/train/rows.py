@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from program import INVALID, ProgramError
+from splits import cut
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Row:
 
 def read(source: dict[str, Any], recipe_dir: Path, key: str) -> list[Row]:
     """Return a source's rows; `key` is the recipe's, for messages. ProgramError (3) names the file, the line or the byte."""
+    if "files" in source:  # brought from a hub
+        return cut([row for file in source["files"] for row in _read_file(Path(file))], source["split"], key)
     path = recipe_dir / source["path"]
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
