@@ -70,6 +70,8 @@ class Hub(ThreadingHTTPServer):
         self.troubles: dict[str, list[Trouble]] = defaultdict(list)
         self.always: dict[str, Trouble] = {}
         self.sent: Counter[str] = Counter()
+        self.links = self.url
+        """Host of the address of a listing's next page; that of the hub itself where a mirror hands it on."""
         self.seen: list[tuple[str, str, dict[str, str]]] = []
 
     @property
@@ -170,8 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             large = {"lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 134}} if repo.is_large(path) else {}
             entries.append({"type": "file", "path": path, "size": len(data), "oid": blob(data), **large})
         start = int(self.query.get("cursor", 0))
-        # a mirror that hands on the hub's own addresses
-        following = f'<https://huggingface.co/api/{kind}/{name}/tree/{rev}?recursive=true&cursor={start + PAGE}>; rel="next"'
+        following = f'<{self.server.links}/api/{kind}/{name}/tree/{rev}?recursive=true&cursor={start + PAGE}>; rel="next"'
         self._json(entries[start : start + PAGE], headers={"Link": following} if start + PAGE < len(entries) else None)
 
     def _resolve(self, name: str, rev: str, path: str, kind: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -156,6 +157,13 @@ def test_a_bad_line_costs_no_more_than_it_must(case: str, hub: Hub, bring: Bring
     assert not hub.troubles["model.safetensors"]
 
 
+def wait_until_sent(hub: Hub, count: int, process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while hub.sent["model.safetensors"] < count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("site", ["hub", "modelscope"])
 def test_a_kill_in_the_middle_loses_no_more_than_what_was_on_its_way(
     site: str, hub: Hub, bring: Bring, train_python: Path, settings: dict[str, str], arguments: Any, tmp_path: Path
@@ -163,10 +171,7 @@ def test_a_kill_in_the_middle_loses_no_more_than_what_was_on_its_way(
     hub.always["model.safetensors"] = Trouble(slow=0.005)
     command = (str(train_python), str(PROGRAM), str(arguments(lock(hub, site))))
     process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while hub.sent["model.safetensors"] < 1 << 20:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_sent(hub, 1 << 20, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = sum(path.stat().st_size for path in (tmp_path / "downloads").glob("*.part"))
@@ -234,7 +239,7 @@ def test_a_disk_without_room_is_told_before_the_first_byte(hub: Hub, bring: Brin
     recipe = lock(hub)
     recipe["files"][2]["size"] = 10**16
     done = bring(recipe)
-    assert (done.code, "the download needs 10000000.00 GB" in done.error["message"]) == (4, True), done.error
+    assert (done.code, "the download needs 10000000." in done.error["message"]) == (4, True), done.error
     assert "--store" in done.error["remedy"]
     assert not hub.seen
 
@@ -249,24 +254,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(("umount", folder), check=True)
 
 
+def fill(path: Path) -> None:
+    filler = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(filler, bytes(4096)):
+            pass
+    os.close(filler)
+
+
 def test_a_disk_that_fills_up_in_the_middle_is_told_and_what_came_is_kept(
     hub: Hub, bring: Bring, train_python: Path, settings: dict[str, str], arguments: Any, small_disk: Path
 ) -> None:
     hub.always["model.safetensors"] = Trouble(slow=0.005)
     command = (str(train_python), str(PROGRAM), str(arguments(lock(hub))))
-    process = subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while hub.sent["model.safetensors"] < 1 << 19:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    filler = small_disk / "filler"
-    with filler.open("wb") as stream, pytest.raises(OSError):
-        while True:
-            stream.write(b"x" * 4096)
-            stream.flush()
-    told, _ = process.communicate(timeout=60)
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        wait_until_sent(hub, 1 << 19, process)
+        fill(small_disk / "filler")
+        told, _ = process.communicate(timeout=60)
     assert process.returncode == 4 and "no space left on the disk" in told
-    filler.unlink(missing_ok=True)
+    (small_disk / "filler").unlink()
     hub.always.clear()
     assert_whole(bring(lock(hub)))
     assert hub.sent["model.safetensors"] <= len(WEIGHTS) + 4 * CHUNK

@@ -61,6 +61,7 @@ def with_data(folder: Path, demo_folder: Path) -> Path:
 
 
 def test_a_branch_becomes_a_commit_and_every_needed_file_a_checksum(hub: Hub, demo, demo_folder, tmp_path):
+    hub.links = "https://huggingface.co"
     found = resolve(of_hub(demo), with_data(tmp_path, demo_folder))
     assert found.recipe.base.source.revision == "c0ffee" + "0" * 34
     assert found.files("base") == {
