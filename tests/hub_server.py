@@ -72,6 +72,8 @@ class Hub(ThreadingHTTPServer):
         self.sent: Counter[str] = Counter()
         self.links = self.url
         """Host of the address of a listing's next page; that of the hub itself where a mirror hands it on."""
+        self.moments: list[float] = []
+        """When each request of `seen` came, in seconds."""
         self.seen: list[tuple[str, str, dict[str, str]]] = []
 
     @property
@@ -117,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         path, self.query = unquote(parts.path), {name: values[0] for name, values in parse_qs(parts.query).items()}
+        self.server.moments.append(time.monotonic())
         self.server.seen.append((self.command, self.path, dict(self.headers)))
         for pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
