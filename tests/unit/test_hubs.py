@@ -121,7 +121,7 @@ REFUSED = {
     "terms that were not accepted": ({"hub": "owner/gated"}, "", NotReadyError, "asks for its terms", "HF_TOKEN"),
     "a wrong token": ({"hub": "owner/tiny"}, "hf_bad", NotReadyError, "refuses the token (401)", "make a new one"),
     "pickled weights alone": ({"hub": "owner/pickled"}, "", InvalidError, "is no checkpoint: no *.safetensors", "safetensors"),
-    "a missing repository of ModelScope": ({"modelscope": "owner/nowhere"}, "", InvalidError, "no such repository", "correct its name"),
+    "a missing repository of ModelScope": ({"modelscope": "owner/nowhere"}, "", InvalidError, "a token in MODELSCOPE_API_TOKEN", "correct its name"),
 }
 
 
