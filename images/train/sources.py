@@ -106,11 +106,14 @@ def _download_failure(source: dict[str, Any], words: str) -> ProgramError:
 
 
 def copy_checkpoint(source: Fetched, target: Path) -> None:
-    """Copy a checkpoint's files (not pickles, not code) into a new folder; what the store itself downloaded is linked, the user's never is."""
+    """Copy a checkpoint's files (not pickles, not code) into a new folder; weights that the store itself downloaded get a second name there instead.
+
+    No other file does: the stage writes its own template and end tokens over some of them, and a user's files are never shared.
+    """
     target.mkdir(parents=True)
     for path in sorted({path for pattern in KEPT for path in source.path.glob(pattern)}):
         place = Path(os.path.realpath(path))
-        ours = source.downloads and place.is_relative_to(source.downloads.resolve())
+        ours = path.suffix == ".safetensors" and source.downloads and place.is_relative_to(source.downloads.resolve())
         if not (ours and _link(place, target / path.name)):
             shutil.copyfile(place, target / path.name)
 
