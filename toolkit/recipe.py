@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource, Section
+from toolkit.section import Fraction, Section
+from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -119,7 +119,7 @@ class Gguf(Section):
 
     types: tuple[GgufType, ...] = ("f16", "q8_0", "q4_k_m")
     """Quantisations; the first is the 16-bit reference."""
-    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = Field(default={"q8_0": 0.01, "q4_k_m": 0.2})
+    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}  # noqa: RUF012 - pydantic copies it
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
 
     @model_validator(mode="after")

@@ -126,10 +126,11 @@ def _locked(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> Lock:
 
 
 def _content(source: PypiSource | PathSource, folder: Path, key: str) -> str:
-    return source.sha256 if isinstance(source, PypiSource) else _content_of_path(folder / source.path, key)
+    return source.sha256 if isinstance(source, PypiSource) else content_of_path(folder / source.path, key)
 
 
-def _content_of_path(path: Path, key: str) -> str:
+def content_of_path(path: Path, key: str) -> str:
+    """Return what pins a file or a folder of this machine; InvalidError where it does not exist, `key` naming the recipe's section."""
     if path.is_file():
         return _pin(path)
     if path.is_dir():
