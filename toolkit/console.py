@@ -36,6 +36,11 @@ def emit_json(value: Any) -> None:
     _out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
 
 
+def remark(text: str) -> None:
+    """Say something beside the result, so that what a program reads stays as it is."""
+    _err.print(f"[dim]{escape(text)}[/]")
+
+
 def step(name: str, identity: str, state: str) -> None:
     """Print the line that opens a step: its name, its id and what becomes of it."""
     colour = {"run": "cyan", "done": "green", "skip": "dim", "resume": "yellow"}.get(state, "white")
@@ -45,11 +50,6 @@ def step(name: str, identity: str, state: str) -> None:
 def note(text: str) -> None:
     """Print a fact below the running step."""
     _out.print(f"        {escape(text)}")
-
-
-def remark(text: str) -> None:
-    """Say something beside the result, so that what a program reads stays as it is."""
-    _err.print(f"[dim]{escape(text)}[/]")
 
 
 def error(problem: ThinkshipError) -> None:
