@@ -26,6 +26,11 @@ def say(text: str = "") -> None:
     _out.print(escape(text))
 
 
+def remark(text: str) -> None:
+    """Say something beside the result, so that what a program reads stays as it is."""
+    _err.print(f"[dim]{escape(text)}[/]")
+
+
 def show(table: RenderableType) -> None:
     """Print a table or another rich object."""
     _out.print(table)
@@ -34,11 +39,6 @@ def show(table: RenderableType) -> None:
 def emit_json(value: Any) -> None:
     """Print a value as JSON for another program."""
     _out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
-
-
-def remark(text: str) -> None:
-    """Say something beside the result, so that what a program reads stays as it is."""
-    _err.print(f"[dim]{escape(text)}[/]")
 
 
 def step(name: str, identity: str, state: str) -> None:
