@@ -16,6 +16,7 @@ from toolkit.errors import InvalidError, NotReadyError
 from toolkit.plan import plan
 from toolkit.recipe import Recipe
 from toolkit.resolve import lock, resolve
+from toolkit.runners import containers
 
 WEIGHTS = b"weights" * 100
 README = "---\nconfigs:\n- config_name: en\n  data_files: en.jsonl\n---\n# Sums\n"
@@ -177,6 +178,16 @@ def test_a_page_that_is_no_hub_is_told(hub: Hub, demo, demo_folder, tmp_path, mo
     monkeypatch.setattr(hubs, "_answer", lambda question: ("{}", ""))
     with pytest.raises(NotReadyError, match="lacks 'sha'"):
         resolve(of_hub(demo), tmp_path)
+
+
+def test_a_container_with_network_is_given_mirror_and_token_and_no_other_secret(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name, value in {"HF_TOKEN_PATH": str(tmp_path / "token"), "MODELSCOPE_ENDPOINT": "http://m", "OPENAI_API_KEY": "sk"}.items():
+        monkeypatch.setenv(name, value)
+    given = containers._online()
+    assert (given["HF_TOKEN"], given["MODELSCOPE_ENDPOINT"], given["HF_HUB_OFFLINE"]) == (TOKEN, "http://m", "0")
+    assert "OPENAI_API_KEY" not in given
 
 
 def test_a_damaged_lock_file_is_refused(hub: Hub, demo, demo_folder, tmp_path):
