@@ -53,6 +53,15 @@ def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> 
 
 @cli.command()
 @RECIPE
+def lock(recipe: Path) -> None:
+    """Ask the hubs anew for a recipe's model and rows, and write commits and checksums to NAME.lock.json beside it."""
+    from toolkit import release
+
+    release.lock(recipe)
+
+
+@cli.command()
+@RECIPE
 @click.option("--engine", "engines", multiple=True, type=ENGINES, help="Serve and verify with these engines instead of the recipe's.")
 @click.option("--until", "last", type=STAGES, help="Stop after this stage.")
 @click.option("--dry-run", is_flag=True, help="Print the steps and run nothing.")

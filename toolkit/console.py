@@ -26,6 +26,11 @@ def say(text: str = "") -> None:
     _out.print(escape(text))
 
 
+def remark(text: str) -> None:
+    """Say something beside the result, so that what a program reads stays as it is."""
+    _err.print(f"[dim]{escape(text)}[/]")
+
+
 def show(table: RenderableType) -> None:
     """Print a table or another rich object."""
     _out.print(table)

@@ -19,12 +19,14 @@ from toolkit.store import Store
 
 @dataclass(frozen=True)
 class Task:
-    """What a runner is given: where a step's inputs lie, the fresh folder it fills, one that outlives a kill, and its log."""
+    """What a runner is given: where a step's inputs lie, the fresh folder it fills, one that outlives a kill, its log, and the store's downloads."""
 
     inputs: Mapping[str, Path]
     output: Path
     scratch: Path
     log: Path
+    downloads: Path | None = None
+    """Where a stage with network keeps what it downloads, for all steps of the store."""
 
 
 class Runner(Protocol):
@@ -66,7 +68,8 @@ def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Pa
     console.step(step.name, step.id[:12], "resume" if resumed else "run")
     made = {name: directories[other] for name, other in step.inputs.items()}
     store.require_space(step, made.values())
-    task = Task({**step.paths, **made}, store.fresh(step), store.scratch(step), store.log(step))
+    downloads = store.downloads() if step.stage.network else None
+    task = Task({**step.paths, **made}, store.fresh(step), store.scratch(step), store.log(step), downloads)
     began = time.monotonic()
     where = runner.run(step, task)
     check(step.stage.name, task.output, step.recipe)

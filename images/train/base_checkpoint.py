@@ -10,7 +10,7 @@ import torch
 from checkpoint import REPORTED, load_tokenizer, parameters, save_model
 from gguf_checkpoint import GgufFile, model_of, tokenizer_of
 from program import BROKEN, INVALID, ProgramError, note
-from sources import copy_checkpoint
+from sources import Fetched, copy_checkpoint
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -20,18 +20,18 @@ END_NAMES = ("<|endoftext|>", "<|end_of_text|>")
 """End of a document, which chat models of these families may emit instead of the turn's end."""
 
 
-def write_checkpoint(source: Path, target: Path, think: dict[str, Any]) -> None:
+def write_checkpoint(source: Fetched, target: Path, think: dict[str, Any]) -> None:
     """Write a GGUF file or a checkpoint folder as a checkpoint that has the think tags as single tokens."""
-    if source.is_dir():
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    if source.path.is_dir():
+        tokenizer = AutoTokenizer.from_pretrained(source.path)
         if not missing_tags(tokenizer, think):
             copy_checkpoint(source, target)
             return
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
     else:
-        file = GgufFile(source)
+        file = GgufFile(source.path)
         tokenizer, model = tokenizer_of(file), model_of(file)
-        note(f"dequantised {source.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters")
+        note(f"dequantised {source.path.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters")
     if missing_tags(tokenizer, think):
         add_tags(tokenizer, model, think)
     save_model(model, target, torch.bfloat16)

