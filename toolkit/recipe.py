@@ -10,6 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
+Shape = Literal[
+    "medical-o1",
+    "medical-r1",
+    "openr1",
+    "messages",
+    "conversations",
+    "s1k-1.1",
+    "s1k",
+    "openthoughts-metadata",
+    "instruction-think-answer",
+    "question-reasoning-answer",
+    "prompt-completion",
+    "input-reasoning-content",
+    "openmath",
+    "input-output",
+    "alpaca",
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -43,6 +60,15 @@ class HubSource(Section):
     """Commit id; a branch is resolved to its commit when the recipe is locked."""
 
 
+class HubDatasetSource(HubSource):
+    """A dataset on a hub, pinned by revision: one configuration of it, and a split or a slice of one."""
+
+    config: str | None = None
+    """Configuration, such as `en`; the dataset's own default where not set."""
+    split: Annotated[str, Field(pattern=r"^\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?$")] = "train"
+    """Split, or a slice of it: `train[0:500]`, `train[:10%]`."""
+
+
 class PathSource(Section):
     """A file or folder on this machine, relative to the recipe's file."""
 
@@ -73,31 +99,49 @@ class Base(Section):
 
 
 class Columns(Section):
-    """Names of the dataset's columns, matched without regard to case."""
+    """Names of the dataset's columns, matched without regard to case: all three texts, or none where the shape of the rows is a known one."""
 
-    question: str = "Question"
+    question: str | None = None
     """The user's message."""
-    reasoning: str = "Complex_CoT"
+    reasoning: str | None = None
     """The chain of thought, without tags."""
-    answer: str = "Response"
+    answer: str | None = None
     """What the user should read after the reasoning."""
     expected: str | None = None
-    """A machine-checkable answer; needed where verify.task is set."""
+    """A machine-checkable answer in the held-out rows; needed where verify.task is set."""
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Columns:
+        names = {"question": self.question, "reasoning": self.reasoning, "answer": self.answer}
+        missing = [role for role, name in names.items() if not name]
+        if 0 < len(missing) < len(names):
+            raise ValueError(f"{' and '.join(missing)}: is missing; name question, reasoning and answer, or none of them for a known shape")
+        return self
 
 
 class Dataset(Section):
     """Rows to learn from, and others held out."""
 
-    source: HubSource | PathSource
+    source: HubDatasetSource | PathSource
     """Training rows."""
-    holdout: HubSource | PathSource
-    """Held-out rows; a question that is also among the training rows is refused."""
+    holdout: HubDatasetSource | PathSource
+    """Held-out rows, one question each; a question that is also among the training rows is refused."""
     columns: Columns = Columns()
-    """Which column is what."""
+    """Which column is what, where the rows have no known shape."""
+    shape: Shape | None = None
+    """How the rows are laid out; found from their columns where it is not stated. docs/datasets.md shows each."""
+    allow_no_reasoning: bool = False
+    """Keep rows without a chain of thought and train on them with an empty thinking; else they are dropped and counted."""
     max_length: Annotated[int, Field(gt=0)] = 2048
     """Tokens in a row, prompt and completion together; longer rows are dropped and counted, never cut."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first n rows that are kept."""
+
+    @model_validator(mode="after")
+    def _columns_or_shape(self) -> Dataset:
+        if self.shape and self.columns.question:
+            raise ValueError("columns and shape both say how the rows are laid out; state one of them")
+        return self
 
 
 class Lora(Section):

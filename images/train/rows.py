@@ -104,20 +104,26 @@ def _from_hub(source: dict[str, Any]) -> list[Row]:
 
     name = f"{source['hub']}@{source['revision']}"
     try:
-        data = load_dataset(source["hub"], revision=source["revision"], split="train")
-    except ValueError as error:
-        raise ProgramError(f"{name}: {str(error).splitlines()[0]}", "download the file you mean and use source: {path: …}", INVALID) from error
+        data = load_dataset(source["hub"], source.get("config"), revision=source["revision"], split=source.get("split", "train"))
+    except ValueError as error:  # an unknown config, split or slice; its words list the known ones
+        remedy = "state the source's config and split, or download the file you mean and use source: {path: …}"
+        raise ProgramError(f"{name}: {str(error).splitlines()[0]}", remedy, INVALID) from error
     except OSError as error:
         remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the data"
         raise ProgramError(f"{name}: the hub cannot be reached: {str(error).splitlines()[0]}", remedy, NOT_READY) from error
     return [Row(f"{source['hub']}:{number}", values) for number, values in enumerate(data, 1)]
 
 
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the columns in the order in which the first hundred rows have them."""
+    return list(dict.fromkeys(name for row in rows[:100] for name in row.values))
+
+
 def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) -> dict[str, str]:
     """Return role -> name of the column in the data, without regard to case; ProgramError (3) lists every missing one."""
     if not rows:
         raise ProgramError(f"{key}: no rows", "give it data", INVALID)
-    found = list(dict.fromkeys(name for row in rows[:100] for name in row.values))
+    found = columns_of(rows)
     matched, problems = {}, []
     for role, name in ((role, name) for role, name in wanted.items() if name):
         hits = [column for column in found if column == name] or [column for column in found if column.casefold() == name.casefold()]
