@@ -19,6 +19,9 @@ from toolkit.options import RUNNER, STORE
 @STORE
 def inspect(subject: Path, model_dir: Path | None, samples: int, page: Path | None, as_json: bool, runner: str, store: Path) -> None:
     """Show what a dataset holds: lengths, shapes, dropped rows, duplicates, overlap, and rows as the model sees them."""
+    from toolkit import console
     from toolkit.inspection import survey
 
-    survey.show(survey.inspect(subject, survey.Ways(runner, store, model_dir, samples)), page, as_json)
+    with console.quiet(as_json):
+        found = survey.inspect(subject, survey.Ways(runner, store, model_dir, samples))
+    survey.show(found, page, as_json)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit import console, pipeline, recipe_file, release
 from toolkit.artifact import digest
-from toolkit.errors import UsageError
+from toolkit.errors import NotReadyError, UsageError
 from toolkit.plan import Step, plan, until
-from toolkit.recipe import Columns, Recipe, Think
+from toolkit.recipe import Columns, Think
 from toolkit.report import Files
 from toolkit.resolve import resolve
-from toolkit.stages import MODELFILES, STAGES, Stage
+from toolkit.stages import MODELFILES, Stage
 from toolkit.store import Store
 
 Findings = dict[str, Any]
@@ -53,32 +55,45 @@ def inspect(path: Path, ways: Ways) -> Findings:
     subject = _of_recipe(path, ways) if path.suffix in (".yml", ".yaml") else _of_file(path, ways)
     stage = Stage("inspect", "images/train/inspect_dataset.py", lambda _: dict(subject.recipe), network=True)
     step = Step("inspect", stage, subject.recipe, paths=subject.inputs, id=digest(dict(subject.recipe)))
-    store = Store(ways.store)
-    for folder in (store.scratch(step).parent, store.log(step).parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="inspect-", dir=store.scratch(step).parent) as made:
-        output, scratch = Path(made) / "output", Path(made) / "scratch"
-        for folder in (Path(made), output, scratch):
-            folder.mkdir(exist_ok=True)
-        release.runner(ways.runner).run(step, pipeline.Task(subject.inputs, output, scratch, store.log(step)))
+    return {"name": subject.name, **_looked(step, Store(ways.store), release.runner(ways.runner))}
+
+
+def _looked(step: Step, store: Store, runner: pipeline.Runner) -> Findings:
+    """Run the program in folders that nobody else uses and nothing is left of: a dataset can be looked at while a run holds the store."""
+    with _folder(store, step) as made:
+        output, scratch = made / "output", made / "scratch"
+        output.mkdir()
+        scratch.mkdir()
+        runner.run(step, pipeline.Task(step.paths, output, scratch, store.log(step)))
         found: Findings = json.loads((output / "inspection.json").read_text(encoding="utf-8"))
-    return {"name": subject.name, **found}
+    return found
+
+
+@contextmanager
+def _folder(store: Store, step: Step) -> Iterator[Path]:
+    try:
+        for folder in (store.scratch(step).parent, store.log(step).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(prefix="inspect-", dir=store.scratch(step).parent)
+    except OSError as error:
+        raise NotReadyError(f"the store {store.root} cannot be written: {error.strerror}", "use --store with a folder of yours") from error
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _of_recipe(path: Path, ways: Ways) -> Subject:
     recipe = recipe_file.load(path)
-    lock = resolve(recipe, path.resolve().parent)
-    inputs = {"recipe_dir": lock.folder}
+    planned = plan(resolve(recipe, path.resolve().parent))
+    wanted = next(step for step in planned if step.stage.name == "dataset")
+    inputs = dict(wanted.paths)
     if ways.model_dir:
         inputs |= {"model": ways.model_dir, "modelfiles": MODELFILES}
     else:
-        outcome = pipeline.run(until(plan(lock), "base"), Store(ways.store), release.runner(ways.runner))
+        outcome = pipeline.run(until(planned, "base"), Store(ways.store), release.runner(ways.runner))
         inputs |= {"base": outcome.directories["base"]}
-    return Subject(recipe.name, _arguments(lock.recipe, ways.samples), inputs)
-
-
-def _arguments(recipe: Recipe, samples: int) -> dict[str, Any]:
-    return {**STAGES["dataset"].slice(recipe), "family": recipe.base.family, "samples": samples}
+    return Subject(recipe.name, {**wanted.recipe, "family": recipe.base.family, "samples": ways.samples}, inputs)
 
 
 def _of_file(path: Path, ways: Ways) -> Subject:

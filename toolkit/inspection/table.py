@@ -9,7 +9,7 @@ from rich.table import Table
 
 from toolkit import console
 
-NAMES = {"source": "training", "holdout": "held out"}
+NAMES = {"source": "training", "holdout": "held-out"}
 
 
 def show(found: Mapping[str, Any]) -> None:
