@@ -67,7 +67,7 @@ def _enter(index: dict[int, list[int]], number: int, rarest: list[int]) -> None:
 
 def _rarest(one: frozenset[int], count: Counter[int]) -> list[int]:
     """Return so many of a text's rarest shingles that a near one must share one of them."""
-    shared = math.ceil(LEAST * len(one) - 1e-9)  # 0.8 * 15 is a little more than 12
+    shared = math.ceil(LEAST * len(one))
     return sorted(one, key=lambda shingle: (count[shingle], shingle))[: len(one) - shared + 1]
 
 
