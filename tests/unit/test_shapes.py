@@ -125,9 +125,9 @@ def test_a_list_in_a_cell_of_csv_is_read(room):
 
 
 def mutated(chance: random.Random, words: list[str]) -> str:
-    """Return a text with up to three words replaced."""
-    changed = list(words)
-    for _ in range(chance.randrange(4)):
+    """Return a text with up to seven words appended or up to three replaced."""
+    changed = [*words, *(f"n{chance.randrange(200)}" for _ in range(chance.choice((0, 0, 3, 5, 7))))]
+    for _ in range(chance.randrange(4) if len(changed) == len(words) else 0):
         changed[chance.randrange(len(changed))] = f"n{chance.randrange(200)}"
     return " ".join(changed)
 
