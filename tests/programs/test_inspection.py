@@ -32,7 +32,7 @@ def rows(tmp_path: Path) -> Path:
         {**GOOD, "Question": LONG, "Complex_CoT": "word " * 200},
     ]
     write(tmp_path / "train.jsonl", GOOD, *bad, {**GOOD, "Question": LONG + " 気?"}, {**GOOD, "Question": LONG + " Say."})
-    write(tmp_path / "holdout.jsonl", {**GOOD, "Question": "What is 1 +  1?"}, {**GOOD, "Question": f"{LONG} Why?"})
+    write(tmp_path / "holdout.jsonl", {**GOOD, "Question": "What is 1 +  1?"}, {**GOOD, "Question": f"{LONG} So"})
     return tmp_path
 
 
@@ -45,6 +45,8 @@ def test_it_shows_what_the_dataset_stage_would_refuse(base: Path, train_python: 
     assert train["dropped"][0]["examples"][0]["row"]["Question"] == "Cut?"
     assert (found["overlap"]["rows"], found["overlap"]["examples"][0]["place"]) == (1, "holdout.jsonl:1")
     assert found["overlap"]["near"]["rows"] == 1
+    (twin,) = train["near_duplicates"]["examples"]
+    assert (twin["place"], twin["other_place"]) == ("train.jsonl:6", "train.jsonl:5") and 0.8 <= twin["share"] < 1
     counted = sum(count for _, _, count in train["histogram"])
     assert counted == 4 and sum(count for low, _, count in train["histogram"] if low >= 128) == 1
 
