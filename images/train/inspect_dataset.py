@@ -16,6 +16,7 @@ from duplicates import Near
 from form import Characters, Form
 from program import BROKEN, Args, ProgramError, note, run
 
+UNITS = {"source": "training rows", "holdout": "held-out rows"}
 LISTED = 8
 """Examples of duplicates and of overlap."""
 EXCERPT = 600
@@ -34,7 +35,7 @@ def main(args: Args) -> int:
     form = _form(args)
     for name, audit in audits.items():
         rules = Rules(wanted["max_length"], wanted["allow_no_reasoning"], name == "holdout")
-        sort(audit, form, rules, {"source": "training rows", "holdout": "held-out rows"}[name])
+        sort(audit, form, rules, UNITS[name])
     found: dict[str, Any] = {
         "schema": 1,
         "unit": "tokens" if isinstance(form, Form) else "characters",
@@ -45,7 +46,7 @@ def main(args: Args) -> int:
         "samples": [sample for name, audit in audits.items() for sample in _samples(audit, name, form, args.recipe["samples"])],
     }
     (args.output / "inspection.json").write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    note(", ".join(f"{part['kept']} of {part['read']} {name} rows usable" for name, part in found["parts"].items()))
+    note(", ".join(f"{part['kept']} of {part['read']} {UNITS[name]} can be used" for name, part in found["parts"].items()))
     return 0
 
 

@@ -31,7 +31,7 @@ def rows(tmp_path: Path) -> Path:
         {**GOOD, "Question": "WHAT is 1 + 1?"},
         {**GOOD, "Question": LONG, "Complex_CoT": "word " * 200},
     ]
-    write(tmp_path / "train.jsonl", GOOD, *bad, {**GOOD, "Question": LONG + " 気?"}, {**GOOD, "Question": LONG + " Say."})
+    write(tmp_path / "train.jsonl", GOOD, *bad, {**GOOD, "Question": LONG + " 気?"}, {**GOOD, "Question": LONG + " Say"})
     write(tmp_path / "holdout.jsonl", {**GOOD, "Question": "What is 1 +  1?"}, {**GOOD, "Question": f"{LONG} So"})
     return tmp_path
 
