@@ -35,7 +35,7 @@ FOUND = {
 def room() -> Iterator[SimpleNamespace]:
     """The training room's modules that need the standard library alone."""
     sys.path.insert(0, str(IMAGES / "train"))
-    names = ("conversation", "duplicates", "program", "rows", "shapes")
+    names = ("audit", "conversation", "duplicates", "form", "program", "rows", "shapes")
     try:
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
@@ -152,3 +152,13 @@ def test_near_overlap_is_found_between_two_lists(room):
 def test_chinese_is_compared_by_characters(room):
     one, other = "为什么海水是咸的而流入海里的河水却不是咸的呢", "为什么海水是咸的而流入海里的河水却不是咸的啊"
     assert [pair.share > 0.8 for pair in room.duplicates.near([one, other])] == [True]
+
+
+@pytest.mark.parametrize("limit", [None, 90, 128, 700])
+def test_no_bin_of_a_histogram_holds_both_sides_of_the_limit(room, limit):
+    lengths = [3, 10, 10, 90, 91, 128, 129, 400]
+    bins = room.audit.histogram(lengths, limit)
+    assert len(bins) <= 33 and [low for low, _, _ in bins][1:] == [high for _, high, _ in bins][:-1]
+    assert [sum(low < length <= high for length in lengths) for low, high, _ in bins] == [count for _, _, count in bins]
+    assert limit is None or not any(low < limit < high for low, high, _ in bins)
+    assert room.audit.histogram([], limit) == []
