@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_dataset import GOLDEN_TURNS, GOOD, LONG, lines, write
+from test_dataset import GOLDEN_TURNS, GOOD, LONG, TO_PARQUET, lines, write
 from training import DEMO, MODELFILES, PROGRAMS, RECIPES, piece
 
 from toolkit.inspection import page, survey
+from toolkit.stages import ROOT
+
+GOLDEN = ROOT / "tests" / "golden" / "datasets"
 
 
 def look(run_program: Any, python: Path, folder: Path, model: dict[str, Path], **changes: Any) -> dict[str, Any]:
@@ -86,6 +89,17 @@ def test_a_file_alone_is_measured_in_characters(train_python: Path, tmp_path: Pa
     assert part["reasoning_in"] == {"thinking": 1, "<think>": 1, "nowhere": 1} and part["turns"] == {"1": 2, "2": 1}
     assert "Other hand." in page.html(found) and "I must not be seen again" not in page.html(found)
     assert [path.name for path in (tmp_path / "store" / ".scratch").iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["messages-reasoning-content", "openthoughts3", "openr1"])
+def test_nested_columns_are_read_from_parquet_as_from_json(name: str, train_python: Path, tmp_path: Path) -> None:
+    rows = GOLDEN / f"{name}.jsonl"
+    subprocess.run((train_python, "-c", TO_PARQUET, rows, tmp_path / f"{name}.parquet"), check=True)
+    ways = survey.Ways("local", tmp_path / "store")
+    one, other = survey.inspect(rows, ways), survey.inspect(tmp_path / f"{name}.parquet", ways)
+    kept = [{key: sample[key] for key in ("prompt", "thinking", "answer")} for sample in one["samples"]]
+    assert kept and [{key: sample[key] for key in ("prompt", "thinking", "answer")} for sample in other["samples"]] == kept
+    assert other["parts"]["source"]["first_dropped"].keys() == one["parts"]["source"]["first_dropped"].keys()
 
 
 def test_the_demo_is_clean(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
