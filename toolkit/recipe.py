@@ -7,26 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from toolkit.shapes import Shape
+
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Shape = Literal[
-    "medical-o1",
-    "medical-r1",
-    "openr1",
-    "messages",
-    "conversations",
-    "s1k-1.1",
-    "s1k",
-    "openthoughts-metadata",
-    "instruction-think-answer",
-    "question-reasoning-answer",
-    "prompt-completion",
-    "input-reasoning-content",
-    "openmath",
-    "input-output",
-    "alpaca",
-]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -58,15 +43,6 @@ class HubSource(Section):
     """Repository, `owner/name`."""
     revision: str = "main"
     """Commit id; a branch is resolved to its commit when the recipe is locked."""
-
-
-class HubDatasetSource(HubSource):
-    """A dataset on a hub, pinned by revision: one configuration of it, and a split or a slice of one."""
-
-    config: str | None = None
-    """Configuration, such as `en`; the dataset's own default where not set."""
-    split: Annotated[str, Field(pattern=r"^\w[\w.-]*(\[-?\d*%?:-?\d*%?\])?$")] = "train"
-    """Split, or a slice of it: `train[0:500]`, `train[:10%]`."""
 
 
 class PathSource(Section):
@@ -122,10 +98,10 @@ class Columns(Section):
 class Dataset(Section):
     """Rows to learn from, and others held out."""
 
-    source: HubDatasetSource | PathSource
+    source: HubSource | PathSource
     """Training rows."""
-    holdout: HubDatasetSource | PathSource
-    """Held-out rows, one question each; a question that is also among the training rows is refused."""
+    holdout: HubSource | PathSource
+    """Held-out rows; a question that is also among the training rows is refused."""
     columns: Columns = Columns()
     """Which column is what, where the rows have no known shape."""
     shape: Shape | None = None

@@ -104,19 +104,13 @@ def _from_hub(source: dict[str, Any]) -> list[Row]:
 
     name = f"{source['hub']}@{source['revision']}"
     try:
-        data = load_dataset(source["hub"], source.get("config"), revision=source["revision"], split=source.get("split", "train"))
-    except ValueError as error:  # an unknown config, split or slice; its words list the known ones
-        remedy = "state the source's config and split, or download the file you mean and use source: {path: …}"
-        raise ProgramError(f"{name}: {str(error).splitlines()[0]}", remedy, INVALID) from error
+        data = load_dataset(source["hub"], revision=source["revision"], split="train")
+    except ValueError as error:
+        raise ProgramError(f"{name}: {str(error).splitlines()[0]}", "download the file you mean and use source: {path: …}", INVALID) from error
     except OSError as error:
         remedy = "check the network, set HF_ENDPOINT to a mirror, or use source: {path: …} with a copy of the data"
         raise ProgramError(f"{name}: the hub cannot be reached: {str(error).splitlines()[0]}", remedy, NOT_READY) from error
     return [Row(f"{source['hub']}:{number}", values) for number, values in enumerate(data, 1)]
-
-
-def columns_of(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the columns in the order in which the first hundred rows have them."""
-    return list(dict.fromkeys(name for row in rows[:100] for name in row.values))
 
 
 def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) -> dict[str, str]:
@@ -137,3 +131,8 @@ def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) 
         message = f"{key}: {'; '.join(problems)} (columns found: {', '.join(map(repr, found))})"
         raise ProgramError(message, "name the columns in dataset.columns as they are in the data", INVALID)
     return matched
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the columns in the order in which the first hundred rows have them."""
+    return list(dict.fromkeys(name for row in rows[:100] for name in row.values))

@@ -87,22 +87,6 @@ def test_a_known_shape_needs_no_columns_but_the_expected_one(demo_text):
     assert (dataset.shape, dataset.columns.question, dataset.columns.expected) == ("messages", None, "Expected")
 
 
-HUB = "{hub: FreedomIntelligence/medical-o1-reasoning-SFT, config: en, split: 'SPLIT'}"
-
-
-@pytest.mark.parametrize("split", ["train", "train[0:500]", "train[:10%]", "train[-100:]"])
-def test_a_slice_of_a_split_is_taken_from_a_hub(demo_text, split):
-    text = demo_text.replace("{path: data/sums-train.jsonl}", HUB.replace("SPLIT", split))
-    source = recipe_file.parse(text, "x.yml").dataset.source.model_dump()
-    assert (source["config"], source["split"], source["revision"]) == ("en", split, "main")
-
-
-@pytest.mark.parametrize("split", ["train[500]", "train[0:5:2]", "train[0:500", "", "train+test"])
-def test_what_is_no_slice_is_refused(demo_text, split):
-    text = demo_text.replace("{path: data/sums-train.jsonl}", HUB.replace("SPLIT", split))
-    assert any(fault.startswith("x.yml: dataset/source/split: string should match") for fault in faults(text))
-
-
 def test_the_reference_comes_first(demo_text):
     assert "must be f16 or bf16" in faults(demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [q8_0]"))[0]
 

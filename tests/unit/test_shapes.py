@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from toolkit.recipe import Shape
+from toolkit.shapes import Shape
 from toolkit.stages import IMAGES, ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "datasets"
