@@ -16,8 +16,6 @@ LINE, TOP, LANE = 46, 8, 10
 """Height of an endpoint's line, room above the first, and from one lane to the next."""
 PLANE = 310
 """Height of a plane of points."""
-BARS = 210
-"""Height of a histogram."""
 
 Element = ElementTree.Element
 Words = Callable[[float], str]
@@ -52,15 +50,6 @@ class Point:
     x: float
     y: float
     value: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """How many values lie above `low`, up to `high`."""
-
-    low: float
-    high: float
-    count: int
 
 
 def lines(name: str, title: str, rows: Sequence[Line], scale: tuple[float, Words]) -> Markup:
@@ -123,31 +112,6 @@ def _point(drawing: Element, point: Point, x: float, y: float) -> None:
     _text(drawing, (x - 8 if late else x + 8, y - 6), point.label, "name", "end" if late else "start")
 
 
-def bars(name: str, title: str, found: Sequence[Bar], axes: tuple[str, str], limit: tuple[float, str] | None = None) -> Markup:
-    """Draw a histogram; bars beyond the limit, a place on x and its name, are of the other kind. `axes` are the names of x and y."""
-    end, top = max([bar.high for bar in found] + ([limit[0]] if limit else [])), max(bar.count for bar in found)
-    left, right, upper, bottom = 46, WIDTH - EDGE, 26, BARS - 42
-    drawing = _drawing(name, title, [f"above {bar.low:g} up to {bar.high:g}: {bar.count}" for bar in found if bar.count], BARS)
-    _text(drawing, (EDGE, 13), axes[1], "tick")
-    _text(drawing, (right, BARS - 6), axes[0], "tick", "end")
-    for tick in ticks(top):
-        y = bottom - (bottom - upper) * tick / max(top, ticks(top)[-1])
-        _add(drawing, "line", "grid", x1=left, y1=y, x2=right, y2=y)
-        _text(drawing, (left - 5, y + 4), f"{tick:g}", "tick", "end")
-    for tick in ticks(end):
-        _text(drawing, (left + (right - left) * tick / end, bottom + 15), f"{tick:g}", "tick", "middle")
-    for bar in found:
-        x, width = left + (right - left) * bar.low / end, (right - left) * (bar.high - bar.low) / end
-        height = (bottom - upper) * bar.count / max(top, ticks(top)[-1])
-        kind = "beyond" if limit and bar.low >= limit[0] else "bar"
-        _add(drawing, "rect", kind, x=x, y=bottom - height, width=max(width - 0.6, 0.6), height=height)
-    if limit:
-        x = left + (right - left) * limit[0] / end
-        _add(drawing, "line", "limit", x1=x, y1=upper - 8, x2=x, y2=bottom)
-        _text(drawing, (x - 4, upper - 2), limit[1], "tick", "end")
-    return _markup(drawing)
-
-
 def _decades(values: Sequence[float]) -> tuple[int, int]:
     """Return the powers of ten around positive values; one decade where there are none."""
     if not values:
@@ -189,3 +153,41 @@ def _text(drawing: Element, place: tuple[float, float], words: str, kind: str, a
 
 def _markup(drawing: Element) -> Markup:
     return Markup(ElementTree.tostring(drawing, encoding="unicode", short_empty_elements=False))
+
+
+BARS = 210
+"""Height of a histogram."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How many values lie above `low`, up to `high`."""
+
+    low: float
+    high: float
+    count: int
+
+
+def bars(name: str, title: str, found: Sequence[Bar], axes: tuple[str, str], limit: tuple[float, str] | None = None) -> Markup:
+    """Draw a histogram; bars beyond the limit, a place on x and its name, are of the other kind. `axes` are the names of x and y."""
+    end, top = max([bar.high for bar in found] + ([limit[0]] if limit else [])), max(bar.count for bar in found)
+    left, right, upper, bottom = 46, WIDTH - EDGE, 26, BARS - 42
+    drawing = _drawing(name, title, [f"above {bar.low:g} up to {bar.high:g}: {bar.count}" for bar in found if bar.count], BARS)
+    _text(drawing, (EDGE, 13), axes[1], "tick")
+    _text(drawing, (right, BARS - 6), axes[0], "tick", "end")
+    for tick in ticks(top):
+        y = bottom - (bottom - upper) * tick / max(top, ticks(top)[-1])
+        _add(drawing, "line", "grid", x1=left, y1=y, x2=right, y2=y)
+        _text(drawing, (left - 5, y + 4), f"{tick:g}", "tick", "end")
+    for tick in ticks(end):
+        _text(drawing, (left + (right - left) * tick / end, bottom + 15), f"{tick:g}", "tick", "middle")
+    for bar in found:
+        x, width = left + (right - left) * bar.low / end, (right - left) * (bar.high - bar.low) / end
+        height = (bottom - upper) * bar.count / max(top, ticks(top)[-1])
+        kind = "beyond" if limit and bar.low >= limit[0] else "bar"
+        _add(drawing, "rect", kind, x=x, y=bottom - height, width=max(width - 0.6, 0.6), height=height)
+    if limit:
+        x = left + (right - left) * limit[0] / end
+        _add(drawing, "line", "limit", x1=x, y1=upper - 8, x2=x, y2=bottom)
+        _text(drawing, (x - 4, upper - 2), limit[1], "tick", "end")
+    return _markup(drawing)
