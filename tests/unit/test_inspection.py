@@ -64,6 +64,13 @@ def test_a_histogram_tells_its_values_and_the_bars_beyond_the_limit():
     assert heights[1] == 0 and heights[0] / heights[2] == pytest.approx(3 / 5, rel=1e-2)
 
 
+def test_a_limit_far_beyond_the_bars_is_told_and_not_drawn():
+    far, near = (bars("x", "Lengths", [Bar(0, 8, 1), Bar(8, 16, 2)], ("tokens", "rows"), (place, f"max_length {place}")) for place in (2048, 20))
+    assert "max_length 2048 →" in far and 'class="limit"' not in far
+    assert "max_length 20<" in near and 'class="limit"' in near
+    assert "0.5" not in re.findall(r">([\d.]+)<", near), "half a row"
+
+
 def test_the_page_can_be_written_where_it_is_wanted(found, tmp_path, capsys):
     survey.show(found, tmp_path / "x.html", as_json=True)
     assert (tmp_path / "x.html").read_text(encoding="utf-8").startswith("<!doctype html>")
