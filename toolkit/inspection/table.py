@@ -32,7 +32,7 @@ def facts(found: Mapping[str, Any]) -> dict[str, list[str]]:
         "shape": [part["shape"] for part in parts],
         "reasoning in": [", ".join(part["reasoning_in"]) or "–" for part in parts],
         f"{unit} p50 / p90 / p99": [" / ".join(str(part["tokens"][mark]) for mark in ("p50", "p90", "p99")) for part in parts],
-        f"longest, of {found['max_length'] or 'no limit'}": [str(part["tokens"]["max"]) for part in parts],
+        f"longest, of {found['max_length']}" if found["max_length"] else "longest": [str(part["tokens"]["max"]) for part in parts],
         "share of thinking": [f"{part['thinking_share']:.0%}" for part in parts],
         "duplicates": [f"{part['duplicates']['rows']}, nearly {part['near_duplicates']['rows']}" for part in parts],
     }
