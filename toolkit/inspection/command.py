@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,11 +18,11 @@ from toolkit.options import RUNNER, STORE
 @click.option("--json", "as_json", is_flag=True, help="Print the findings for programs; the page is then written with --html alone.")
 @RUNNER
 @STORE
-def inspect(subject: Path, model_dir: Path | None, samples: int, page: Path | None, as_json: bool, runner: str, store: Path) -> None:
+def inspect(subject: Path, page: Path | None, as_json: bool, **ways: Any) -> None:
     """Show what a dataset holds: lengths, shapes, dropped rows, duplicates, overlap, and rows as the model sees them."""
     from toolkit import console
     from toolkit.inspection import survey
 
     with console.quiet(as_json):
-        found = survey.inspect(subject, survey.Ways(runner, store, model_dir, samples))
+        found = survey.inspect(subject, survey.Ways(**ways))
     survey.show(found, page, as_json)
