@@ -41,6 +41,16 @@ def emit_json(value: Any) -> None:
     _out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
 
 
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Print nothing but errors while the block runs, where that is wanted: what follows is for a program."""
+    _out.quiet = wanted
+    try:
+        yield
+    finally:
+        _out.quiet = False
+
+
 def step(name: str, identity: str, state: str) -> None:
     """Print the line that opens a step: its name, its id and what becomes of it."""
     colour = {"run": "cyan", "done": "green", "skip": "dim", "resume": "yellow"}.get(state, "white")

@@ -60,14 +60,15 @@ def _base(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 def _dataset(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _missing(directory, "stats.json")
-    close = recipe["think"]["close"]
+    close, thoughtless = recipe["think"]["close"], recipe.get("dataset", {}).get("allow_no_reasoning", False)
     for name in ("train.jsonl", "eval.jsonl"):
         rows = _rows(directory / name)
         if not rows:
             yield f"{name}: no rows"
         for number, row in enumerate(rows, 1):
             reasoning, tag, answer = row["completion"].partition(close)
-            if not (tag and reasoning.removeprefix(recipe["think"]["open"]).strip() and answer.strip()):
+            thought = thoughtless or reasoning.removeprefix(recipe["think"]["open"]).strip()
+            if not (tag and thought and answer.strip()):
                 yield f"{name}:{number}: the completion lost its reasoning or its answer"
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.fit.card import checked
 from toolkit.section import Fraction, Section
+from toolkit.shapes import Shape
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
@@ -39,16 +40,24 @@ class Base(Section):
 
 
 class Columns(Section):
-    """Names of the dataset's columns, matched without regard to case."""
+    """Names of the dataset's columns, matched without regard to case: all three texts, or none where the shape of the rows is a known one."""
 
-    question: str = "Question"
+    question: str | None = None
     """The user's message."""
-    reasoning: str = "Complex_CoT"
+    reasoning: str | None = None
     """The chain of thought, without tags."""
-    answer: str = "Response"
+    answer: str | None = None
     """What the user should read after the reasoning."""
     expected: str | None = None
-    """A machine-checkable answer; needed where verify.task is set."""
+    """A machine-checkable answer in the held-out rows; needed where verify.task is set."""
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Columns:
+        names = {"question": self.question, "reasoning": self.reasoning, "answer": self.answer}
+        missing = [role for role, name in names.items() if not name]
+        if 0 < len(missing) < len(names):
+            raise ValueError(f"{' and '.join(missing)}: is missing; name question, reasoning and answer, or none of them for a known shape")
+        return self
 
 
 class Dataset(Section):
@@ -59,11 +68,21 @@ class Dataset(Section):
     holdout: RowSource
     """Held-out rows; a question that is also among the training rows is refused."""
     columns: Columns = Columns()
-    """Which column is what."""
+    """Which column is what, where the rows have no known shape."""
+    shape: Shape | None = None
+    """How the rows are laid out; found from their columns where it is not stated. docs/datasets.md shows each."""
+    allow_no_reasoning: bool = False
+    """Keep rows without a chain of thought and train on them with an empty thinking; else they are dropped and counted."""
     max_length: Annotated[int, Field(gt=0)] = 2048
     """Tokens in a row, prompt and completion together; longer rows are dropped and counted, never cut."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Take only the first n rows that are kept."""
+
+    @model_validator(mode="after")
+    def _columns_or_shape(self) -> Dataset:
+        if self.shape and self.columns.question:
+            raise ValueError("columns and shape both say how the rows are laid out; state one of them")
+        return self
 
 
 class Lora(Section):

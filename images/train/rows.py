@@ -104,7 +104,7 @@ def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) 
     """Return role -> name of the column in the data, without regard to case; ProgramError (3) lists every missing one."""
     if not rows:
         raise ProgramError(f"{key}: no rows", "give it data", INVALID)
-    found = list(dict.fromkeys(name for row in rows[:100] for name in row.values))
+    found = columns_of(rows)
     matched, problems = {}, []
     for role, name in ((role, name) for role, name in wanted.items() if name):
         hits = [column for column in found if column == name] or [column for column in found if column.casefold() == name.casefold()]
@@ -118,3 +118,8 @@ def match_columns(wanted: dict[str, str | None], rows: Sequence[Row], key: str) 
         message = f"{key}: {'; '.join(problems)} (columns found: {', '.join(map(repr, found))})"
         raise ProgramError(message, "name the columns in dataset.columns as they are in the data", INVALID)
     return matched
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the columns in the order in which the first hundred rows have them."""
+    return list(dict.fromkeys(name for row in rows[:100] for name in row.values))

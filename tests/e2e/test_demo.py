@@ -81,6 +81,18 @@ def test_the_report_opens_without_the_network(demo, store):
     assert "http://" not in text.replace("http://127.0.0.1", "").replace("http://www.w3.org", "") and "https://" not in text
 
 
+def test_the_dataset_can_be_looked_at_beside_a_finished_store(demo, thinkship, store, tmp_path):
+    done = thinkship("data", "inspect", RECIPE, "--store", store, "--json", "--html", tmp_path / "data.html")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (stats,) = (json.loads(path.read_text(encoding="utf-8")) for path in store.glob("dataset-*/stats.json"))
+    assert {name: found["parts"][part]["kept"] for name, part in (("train", "source"), ("eval", "holdout"))} == {
+        name: stats[name]["kept"] for name in ("train", "eval")
+    }
+    assert found["parts"]["source"]["tokens"] == stats["train"]["tokens"]
+    assert "Nothing stands out" in (tmp_path / "data.html").read_text(encoding="utf-8")
+
+
 def test_plan_is_quick(thinkship, store):
     took = []
     for _ in range(3):

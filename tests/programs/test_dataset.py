@@ -212,3 +212,81 @@ def test_columns_match_without_regard_to_case(rows: ModuleType) -> None:
         "question": "question",
         "reasoning": "Complex_Cot",
     }
+
+
+def test_rows_of_a_known_shape_need_no_columns(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", *GOLDEN_TURNS)
+    write(tmp_path / "holdout.jsonl", {"Problem": "What is 2 + 2?", "generated_solution": "<think>\nTwo and two.\n</think>\n\n4", "Sum": 4})
+    done = run(run_program, train_python, base, tmp_path, columns={**NO_COLUMNS, "expected": "sum"})
+    assert done.code == 0, done.log[-2000:] + str(done.events)
+    stats = json.loads((done.output / "stats.json").read_text())
+    assert (stats["train"]["shape"], stats["eval"]["shape"]) == ("messages", "openmath")
+    assert stats["train"]["dropped"] == {"no reasoning": 1} and stats["train"]["reasoning_in"] == {"thinking": 1, "<think>": 1}
+    first, second = lines(done.output / "train.jsonl")
+    assert first["prompt"] == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nUp?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert first["completion"] == "Other way.\n</think>\n\nDown.<|im_end|>"
+    earlier = "<|im_start|>user\nIn?<|im_end|>\n<|im_start|>assistant\nOut.<|im_end|>\n"
+    assert second["prompt"] == f"{earlier}<|im_start|>user\nLeft?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert second["completion"] == "Other hand.\n</think>\n\nRight.<|im_end|>"
+    assert lines(done.output / "eval.jsonl")[0]["expected"] == "4"
+
+
+NO_COLUMNS = {"question": None, "reasoning": None, "answer": None, "expected": None}
+GOLDEN_TURNS = (
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Up?"},
+            {"role": "assistant", "content": "Down.", "thinking": "Other way."},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "In?"},
+            {"role": "assistant", "content": "<think>I must not be seen again.</think>Out."},
+            {"role": "user", "content": "Left?"},
+            {"role": "assistant", "content": "<think>\nOther hand.\n</think>\n\nRight."},
+        ]
+    },
+    {"messages": [{"role": "user", "content": "East?"}, {"role": "assistant", "content": "West."}]},
+)
+
+
+def test_rows_without_reasoning_are_kept_where_the_recipe_allows_it(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOLDEN_TURNS[2])
+    write(tmp_path / "holdout.jsonl", {**GOOD, "Question": "What is 2 + 2?"})
+    refused = run(run_program, train_python, base, tmp_path, columns={**NO_COLUMNS, "expected": "Expected"})
+    assert refused.code == 3 and "none of 1 rows is left (1 no reasoning" in refused.error["message"]
+    assert "dataset.columns" in refused.error["remedy"] and "allow_no_reasoning" in refused.error["remedy"]
+    done = run(run_program, train_python, base, tmp_path, columns={**NO_COLUMNS, "expected": "Expected"}, allow_no_reasoning=True)
+    assert done.code == 0, done.log[-2000:] + str(done.events)
+    assert lines(done.output / "train.jsonl")[0]["completion"] == "\n</think>\n\nWest.<|im_end|>"
+
+
+def test_a_held_out_row_of_several_turns_is_dropped(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "holdout.jsonl", *GOLDEN_TURNS[:2])
+    done = run(run_program, train_python, base, tmp_path, columns=NO_COLUMNS)
+    assert done.code == 3 and "(2 held-out row of more than one question" in done.error["message"]
+
+
+LONG = "Why does the sea taste of salt when the rivers that feed it do not?"
+
+
+def test_near_duplicates_and_near_overlap_are_told(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", {**GOOD, "Question": LONG}, {**GOOD, "Question": LONG[:-1]}, GOOD)
+    write(tmp_path / "holdout.jsonl", {**GOOD, "Question": f"So {LONG}"})
+    done = run(run_program, train_python, base, tmp_path)
+    assert done.code == 0, done.log[-2000:] + str(done.events)
+    stats = json.loads((done.output / "stats.json").read_text())
+    assert stats["near_duplicates"] == {"rows": 1, "first": ["train.jsonl:2 ~ train.jsonl:1"]}
+    assert stats["near_overlap"] == {"rows": 1, "first": ["holdout.jsonl:1 ~ train.jsonl:1"]}
+    assert any(event["text"].startswith("1 held-out questions are nearly trained on") for event in done.events if event["event"] == "note")
+
+
+def test_an_unknown_shape_is_refused(base: Path, train_python: Path, run_program: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", {"Frage": "1 + 1?", "Antwort": "2"})
+    write(tmp_path / "holdout.jsonl", GOOD)
+    done = run(run_program, train_python, base, tmp_path, columns=NO_COLUMNS)
+    assert done.code == 3 and "columns found: 'Frage', 'Antwort'" in done.error["message"]
+    assert not list(done.output.iterdir())

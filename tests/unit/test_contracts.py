@@ -87,6 +87,13 @@ def test_a_lost_chain_of_thought_is_named_with_its_line(tmp_path, completion):
     assert "train.jsonl:1: the completion lost" in breach("dataset", tmp_path, {"think": THINK})
 
 
+def test_an_empty_thinking_is_let_through_where_the_recipe_allows_it(tmp_path):
+    dataset(tmp_path, "\n</think>\n\n4")
+    check("dataset", tmp_path, {"think": THINK, "dataset": {"allow_no_reasoning": True}})
+    dataset(tmp_path, "\n</think>\n\n")
+    assert "train.jsonl:1: the completion lost" in breach("dataset", tmp_path, {"think": THINK, "dataset": {"allow_no_reasoning": True}})
+
+
 @pytest.mark.parametrize(
     ("losses", "words"), [([2.0, 1.9, 1.9, 2.1], "did not fall"), ([1.0, float("nan"), 1.0], "not finite"), ([], "is missing or not finite")]
 )

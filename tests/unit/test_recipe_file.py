@@ -67,6 +67,26 @@ def test_a_task_needs_an_expected_column(demo_text):
     assert "verify.task needs" in faults(demo_text.replace(", expected: Expected", ""))[0]
 
 
+COLUMNS = "{question: Question, reasoning: Complex_CoT, answer: Response, expected: Expected}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("{question: Question, expected: Expected}", "x.yml: dataset/columns: reasoning and answer: is missing; name question, reasoning and answer"),
+        (f"{COLUMNS}\n  shape: messages", "x.yml: dataset: columns and shape both say how the rows are laid out"),
+        ("{expected: Expected}\n  shape: mesages", "x.yml: dataset/shape: input should be 'medical-o1', 'medical-r1', 'openr1'"),
+    ],
+)
+def test_columns_are_named_all_or_none_and_not_beside_a_shape(demo_text, columns, words):
+    assert faults(demo_text.replace(COLUMNS, columns))[0].startswith(words)
+
+
+def test_a_known_shape_needs_no_columns_but_the_expected_one(demo_text):
+    dataset = recipe_file.parse(demo_text.replace(COLUMNS, "{expected: Expected}\n  shape: messages"), "x.yml").dataset
+    assert (dataset.shape, dataset.columns.question, dataset.columns.expected) == ("messages", None, "Expected")
+
+
 def test_the_reference_comes_first(demo_text):
     assert "must be f16 or bf16" in faults(demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [q8_0]"))[0]
 

@@ -1,4 +1,4 @@
-"""Two kinds of plot as inline SVG: one line an endpoint, and points in a plane; every plot says its values in text as well."""
+"""Plots as inline SVG: one line an endpoint, points in a plane, bars of a histogram; every plot says its values in text as well."""
 
 from __future__ import annotations
 
@@ -153,3 +153,51 @@ def _text(drawing: Element, place: tuple[float, float], words: str, kind: str, a
 
 def _markup(drawing: Element) -> Markup:
     return Markup(ElementTree.tostring(drawing, encoding="unicode", short_empty_elements=False))
+
+
+BARS = 210
+"""Height of a histogram."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How many values lie above `low`, up to `high`."""
+
+    low: float
+    high: float
+    count: int
+
+
+def bars(name: str, title: str, found: Sequence[Bar], axes: tuple[str, str], limit: tuple[float, str] | None = None) -> Markup:
+    """Draw a histogram; bars beyond the limit, a place on x and its name, are of the other kind. `axes` are the names of x and y."""
+    longest, top = max(bar.high for bar in found), max(bar.count for bar in found)
+    near = limit is not None and limit[0] <= 2 * longest
+    end = max(longest, limit[0]) if limit and near else longest  # a limit far away would squeeze the bars into a corner
+    left, right, upper, bottom = 46, WIDTH - EDGE, 26, BARS - 42
+    drawing = _drawing(name, title, [f"above {bar.low:g} up to {bar.high:g}: {bar.count}" for bar in found if bar.count], BARS)
+    _text(drawing, (EDGE, 13), axes[1], "tick")
+    _text(drawing, (right, BARS - 6), axes[0], "tick", "end")
+    for tick in (tick for tick in ticks(top) if tick == int(tick)):
+        y = bottom - (bottom - upper) * tick / top
+        _add(drawing, "line", "grid", x1=left, y1=y, x2=right, y2=y)
+        _text(drawing, (left - 5, y + 4), f"{tick:g}", "tick", "end")
+    for tick in ticks(end):
+        _text(drawing, (left + (right - left) * tick / end, bottom + 15), f"{tick:g}", "tick", "middle")
+    for bar in found:
+        x, width = left + (right - left) * bar.low / end, (right - left) * (bar.high - bar.low) / end
+        height = (bottom - upper) * bar.count / top
+        kind = "beyond" if limit and bar.low >= limit[0] else "bar"
+        _add(drawing, "rect", kind, x=x, y=bottom - height, width=max(width - 0.6, 0.6), height=height)
+    if limit:
+        _limit(drawing, left + (right - left) * limit[0] / end if near else None, (upper - 8, bottom), limit[1])
+    return _markup(drawing)
+
+
+def _limit(drawing: Element, x: float | None, edges: tuple[float, float], words: str) -> None:
+    """Draw a limit as an upright line, or tell it at the right edge where it lies beyond the drawing."""
+    if x is None:
+        _text(drawing, (WIDTH - EDGE, edges[0] + 6), f"{words} →", "tick", "end")
+        return
+    _add(drawing, "line", "limit", x1=x, y1=edges[0], x2=x, y2=edges[1])
+    late = x > WIDTH / 2
+    _text(drawing, (x - 4 if late else x + 4, edges[0] + 6), words, "tick", "end" if late else "start")
