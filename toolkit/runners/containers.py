@@ -46,7 +46,7 @@ class DockerRunner:
         if step.stage.environment is None:
             HOST_STAGES[step.stage.name](step.recipe, task, self.place)
             return {}
-        chosen = ensure(image(step.stage.environment))
+        chosen = ensure(image(step.stage.environment, step.stage.lock(step.recipe)))
         self._guard()
         inputs = tuple(path.resolve() for path in task.inputs.values())
         check_readable(inputs)
@@ -56,8 +56,8 @@ class DockerRunner:
             (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
             reads=(*inputs, *(path for path in NETWORK_FILES if step.stage.network and path.is_file())),
             writes=(task.output.resolve(), task.scratch.resolve()),
-            env=QUIET | process.WAITING | (_online() if step.stage.network else OFFLINE),
-            network=step.stage.network,
+            env=QUIET | process.WAITING | (_online() if step.stage.network else OFFLINE) | _trackers(step),
+            network=step.stage.online(step.recipe),
             gpu=chosen.gpu,
             labels=self.labels,
         )
@@ -177,6 +177,12 @@ def check_readable(folders: Iterable[Path]) -> None:
 def _online() -> dict[str, str]:
     """Return the settings of a stage with network: the images are offline by themselves."""
     return dict.fromkeys(OFFLINE, "0") | {name: value for name, value in os.environ.items() if NETWORK_SETTINGS.match(name)}
+
+
+def _trackers(step: Step) -> dict[str, str]:
+    """Return the trackers' own settings, addresses and keys, for a step that reports to one."""
+    tracks = step.recipe.get("train", {}).get("track")
+    return {name: value for name, value in os.environ.items() if tracks and name.startswith(("WANDB_", "MLFLOW_"))}
 
 
 @contextmanager

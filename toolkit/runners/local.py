@@ -25,7 +25,7 @@ class LocalRunner:
         if step.stage.environment is None:
             HOST_STAGES[step.stage.name](step.recipe, task, self.place)
             return {}
-        python = Environment(step.stage.environment).install()
+        python = Environment(step.stage.environment, step.stage.lock(step.recipe)).install()
         argv = (str(python), str(ROOT / step.stage.program), str(write_arguments(step, task)))
         with Events() as events:
             done = process.run(process.Command(argv, QUIET | ({} if step.stage.network else OFFLINE)), log=task.log, on_line=events.read, check=False)
