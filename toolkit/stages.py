@@ -61,8 +61,9 @@ def _train(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train_lock(recipe: Mapping[str, Any]) -> str:
-    """Unsloth stops at other versions of trl and datasets than ours, so it has a lock of its own beside the same programs."""
-    return "unsloth.lock" if recipe["train"]["engine"] == "unsloth" else "requirements.lock"
+    """Unsloth stops at other versions of trl and datasets than ours; trackers bring 40 packages (179 MB), which a training without them is spared."""
+    wanted = recipe["train"]
+    return "unsloth.lock" if wanted["engine"] == "unsloth" else "tracking.lock" if wanted["track"] else "requirements.lock"
 
 
 def _merge(recipe: Recipe) -> dict[str, Any]:

@@ -19,12 +19,17 @@ from conftest import program_environment
 from training import PROGRAMS, losses, tiny_recipe
 
 from toolkit import process
-from toolkit.runners.environment import CACHE, uv
+from toolkit.runners.environment import CACHE, Environment, uv
 from toolkit.stages import digest_files
 
 HERE = Path(__file__).parent
 KEY = "0123456789abcdef0123456789abcdef01234567"
 """What a W&B key looks like."""
+
+
+@pytest.fixture(scope="module")
+def tracking_python() -> Path:
+    return Environment("train", "tracking.lock").install()
 
 
 def start(python: Path, inputs: dict[str, Path], folder: Path, recipe: dict[str, Any], **settings: str) -> subprocess.Popen[str]:
@@ -84,11 +89,11 @@ print(json.dumps({"ids": sorted(ids), "rows": rows, "config": config}))
 """
 
 
-def test_wandb_offline(train_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
-    output = killed_and_resumed(train_python, tiny_inputs, tmp_path, "wandb", WANDB_API_KEY=KEY)
+def test_wandb_offline(tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    output = killed_and_resumed(tracking_python, tiny_inputs, tmp_path, "wandb", WANDB_API_KEY=KEY)
     files = sorted((output / "tracking").rglob("*.wandb"))
     assert len(files) == 2, "the run before the kill and the run after it"
-    found = read(train_python, WANDB, *map(str, files))
+    found = read(tracking_python, WANDB, *map(str, files))
     assert len(found["ids"]) == 1
     reported = {row["step"]: row["loss"] for row in found["rows"] if "loss" in row}
     assert list(reported.values()) == losses(output) and list(reported) == [1, 2, 3, 4, 5, 6]
@@ -107,9 +112,9 @@ print(json.dumps({name: [[event.step, event.value] for event in seen.Scalars(nam
 """
 
 
-def test_tensorboard(train_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
-    output = killed_and_resumed(train_python, tiny_inputs, tmp_path, "tensorboard")
-    found = read(train_python, TENSORBOARD, str(output / "tracking" / "tensorboard"))
+def test_tensorboard(tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    output = killed_and_resumed(tracking_python, tiny_inputs, tmp_path, "tensorboard")
+    found = read(tracking_python, TENSORBOARD, str(output / "tracking" / "tensorboard"))
     assert [step for step, _ in found["loss"]] == [1, 2, 3, 4, 5, 6], "a step that was done twice stands there once"
     assert [value for _, value in found["loss"]] == pytest.approx(losses(output), rel=1e-6)
     assert {"grad_norm", "tokens_per_second", "learning_rate", "eval_loss"} <= set(found)
@@ -158,8 +163,8 @@ def asked(server: str, path: str, **body: Any) -> Any:
         return json.load(answer)
 
 
-def test_mlflow(mlflow_server: str, train_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
-    output = killed_and_resumed(train_python, tiny_inputs, tmp_path, "mlflow", MLFLOW_TRACKING_URI=mlflow_server)
+def test_mlflow(mlflow_server: str, tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    output = killed_and_resumed(tracking_python, tiny_inputs, tmp_path, "mlflow", MLFLOW_TRACKING_URI=mlflow_server)
     (experiment,) = [found for found in asked(mlflow_server, "experiments/search", max_results=10)["experiments"] if found["name"] == "thinkship"]
     (run,) = asked(mlflow_server, "runs/search", experiment_ids=[experiment["experiment_id"]])["runs"]
     assert run["info"]["status"] == "FINISHED"
@@ -170,9 +175,9 @@ def test_mlflow(mlflow_server: str, train_python: Path, tiny_inputs: dict[str, P
     assert {"key": "lora.rank", "value": "4"} in run["data"]["params"]
 
 
-def test_a_server_that_is_not_there_is_said_before_the_training(train_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_said_before_the_training(tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
     secret = "http://someone:secret@127.0.0.1:9"  # the discard port: nobody listens
-    run = start(train_python, tiny_inputs, tmp_path, tiny_recipe(track=["mlflow"]), MLFLOW_TRACKING_URI=secret)
+    run = start(tracking_python, tiny_inputs, tmp_path, tiny_recipe(track=["mlflow"]), MLFLOW_TRACKING_URI=secret)
     output, errors = run.communicate(timeout=240)
     assert run.returncode == 4, errors[-3000:]
     assert "MLflow at http://***@127.0.0.1:9 refuses" in output and "secret" not in output
