@@ -156,6 +156,12 @@ class Train(Section):
     network: bool = False
     """Let a container that trains reach the network, for a tracker's server."""
 
+    @model_validator(mode="after")
+    def _alone(self) -> Train:
+        if self.engine == "unsloth" and self.processes > 1:
+            raise ValueError("engine: unsloth trains in one process; set processes: 1, or engine: trl")
+        return self
+
 
 class Merge(Section):
     """How adapter and base become one model."""
@@ -292,6 +298,8 @@ class Recipe(Section):
     def _served_file_is_made(self) -> Recipe:
         if self.modelfile.gguf not in self.gguf.types:
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
+        if self.train.engine == "unsloth" and self.base.think.add_tokens:
+            raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
         if self.verify.task and not self.dataset.columns.expected:
             raise ValueError("verify.task needs dataset.columns.expected, the column with the machine-checkable answer")
         return self

@@ -39,9 +39,10 @@ def trainer_settings() -> dict[str, Any]:
 
 
 def adapted_model(folder: Path, tags: list[int], recipe: dict[str, Any]) -> Any:
-    """Return the frozen base with a fresh adapter; ProgramError (3) for what unsloth does not do."""
+    """Return the frozen base with a fresh adapter; ProgramError (3) for packing on a CPU, which unsloth lacks."""
     wanted = recipe["train"]
-    _refuse_what_it_lacks(recipe)
+    if wanted["packing"] != "none" and not torch.cuda.is_available():
+        raise ProgramError("train.packing: unsloth does not pack on a CPU", "set train.packing: none", INVALID)
     model, _ = FastLanguageModel.from_pretrained(
         str(folder),
         max_seq_length=recipe["max_length"],
@@ -59,15 +60,3 @@ def adapted_model(folder: Path, tags: list[int], recipe: dict[str, Any]) -> Any:
         use_gradient_checkpointing="unsloth",
         random_state=recipe["seed"],
     )
-
-
-def _refuse_what_it_lacks(recipe: dict[str, Any]) -> None:
-    wanted = recipe["train"]
-    lacks = {
-        "does not train the rows of added tags": (recipe["think"]["add_tokens"], "use train.engine: trl, or a base that has the tags"),
-        "trains in one process": (wanted["processes"] > 1, "set train.processes: 1, or train.engine: trl"),
-        "does not pack on a CPU": (wanted["packing"] != "none" and not torch.cuda.is_available(), "set train.packing: none"),
-    }
-    for what, (asked, remedy) in lacks.items():
-        if asked:
-            raise ProgramError(f"train.engine: unsloth {what}", remedy, INVALID)

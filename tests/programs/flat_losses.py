@@ -46,7 +46,7 @@ def loss_and_gradients(model, batches):
     completion_loss.replace_forward(model)
     total = sum(model(**{name: value for name, value in batch.items() if name != "rows"}) for batch in batches)
     total.backward()
-    return float(total), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return float(total.detach()), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 single, flat = [Padded(0)([unit]) for unit in units], Flat()(units)

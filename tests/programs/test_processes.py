@@ -98,3 +98,22 @@ def test_a_kill_leaves_no_process_behind_and_the_checkpoint_is_gone_on_from(
     assert done.code == 0, done.log[-3000:]
     assert any("goes on from checkpoint-" in event.get("text", "") for event in done.events)
     assert losses(done.output) == pytest.approx(losses(alone.output), abs=1e-4)
+
+
+def test_a_model_cut_into_parts_learns_the_same(
+    alone: Any, train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = {}
+    for name, more in (("whole", {}), ("parts", {"distributed": "fsdp"})):
+        recipe = {**tiny_recipe(**TOGETHER, **more), "think": {"open": "<think>", "close": "</think>", "add_tokens": False}}
+        done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, recipe, tmp_path / name)
+        assert done.code == 0, done.log[-5000:]
+        found[name] = losses(done.output)
+        assert (done.output / "adapter" / "adapter_model.safetensors").stat().st_size > 10_000
+    assert found["parts"] == pytest.approx(found["whole"], abs=1e-3)
+
+
+def test_deepspeed_that_is_not_installed_is_said(train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, tiny_recipe(**TOGETHER, distributed="deepspeed"), tmp_path)
+    assert done.code == 4, done.log[-3000:]
+    assert "deepspeed is not installed" in done.error["message"] and "fsdp" in done.error["remedy"]

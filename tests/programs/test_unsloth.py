@@ -57,20 +57,10 @@ def test_a_checkpoint_is_gone_on_from(forced: None, unsloth_python: Path, run_pr
     assert losses(again.output) == pytest.approx(before, abs=1e-5)
 
 
-REFUSED = {
-    "added tags": ({}, {"add_tokens": True}, 3, "rows of added tags"),
-    "several processes": ({"processes": 2}, {}, 3, "one process"),
-    "packing on a CPU": ({"packing": "packed"}, {}, 3, "pack on a CPU"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refuses(case: str, forced: None, unsloth_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
-    changes, think, code, words = REFUSED[case]
-    asked = recipe("unsloth", **changes)
-    done = run_program(unsloth_python, PROGRAMS / "train.py", tiny_inputs, {**asked, "think": {**THINK, **think}}, tmp_path)
-    assert done.code == code, done.log[-3000:]
-    assert words in done.error["message"]
+def test_packing_on_a_cpu_is_refused(forced: None, unsloth_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    done = run_program(unsloth_python, PROGRAMS / "train.py", tiny_inputs, recipe("unsloth", packing="packed"), tmp_path)
+    assert done.code == 3, done.log[-3000:]
+    assert "pack on a CPU" in done.error["message"]
 
 
 def test_without_a_gpu_it_is_refused(unsloth_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
