@@ -8,6 +8,7 @@ WANDB_MODE says otherwise.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import ranks
 from program import NOT_READY, Args, ProgramError, note
 from transformers import TrainerCallback
 
@@ -47,8 +49,8 @@ class Run:
     folder: Path
     settings: dict[str, Any]
     """The recipe's train section, flat."""
-    step: int
-    """Optimiser steps that are done: 0 unless the training goes on from a checkpoint."""
+    history: list[dict[str, Any]]
+    """What was reported up to the checkpoint from which the training goes on; empty for one that starts."""
 
     def identity(self, tracker: str) -> Path:
         """Return the file that holds the id of the run at a tracker."""
@@ -56,22 +58,26 @@ class Run:
 
 
 class Wandb:
-    """A W&B run; one that goes on is another file of the same id, which `wandb sync --append` joins."""
+    """A W&B run. Offline, it is written anew where a training goes on, under its id: W&B keeps up to 32 KiB in memory, which a kill takes along."""
 
     def __init__(self, run: Run) -> None:
         import wandb
 
-        kept = run.identity("wandb")
+        kept, mode = run.identity("wandb"), os.environ.get("WANDB_MODE", "offline")
+        if mode == "offline":
+            shutil.rmtree(run.folder / "wandb", ignore_errors=True)
         if not kept.is_file():
             kept.write_text(secrets.token_hex(4), encoding="ascii")
         quiet = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_meta=True, x_disable_stats=True, save_code=False)
-        where = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(run.folder)}
+        where = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "mode": mode, "dir": str(run.folder)}
         try:
             self.run = wandb.init(id=kept.read_text(encoding="ascii"), resume="allow", config=run.settings, settings=quiet, **where)
         except wandb.Error as error:
             remedy = "wandb login, or set WANDB_API_KEY; WANDB_MODE=offline needs neither key nor network"
             raise ProgramError(f"train.track: W&B refuses: {_first_line(error)}", remedy, NOT_READY) from error
         self.run.define_metric("*", step_metric="step")
+        for entry in run.history if mode == "offline" else ():
+            self.log(_figures(entry), entry["step"])
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Report with our own step: W&B's cannot go back to the checkpoint."""
@@ -125,7 +131,7 @@ class TensorBoard:
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1 if run.step else None)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.history[-1]["step"] + 1 if run.history else None)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Write a step's figures."""
@@ -149,19 +155,19 @@ class Report(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **parts: Any) -> None:
         """Report the figures of a step."""
-        figures = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))}
         for tracker in self.trackers:
-            tracker.log(figures, state.global_step)
+            tracker.log(_figures(logs or {}), state.global_step)
 
 
 @contextmanager
-def tracked(args: Args, step: int) -> Iterator[list[TrainerCallback]]:
+def tracked(args: Args, checkpoint: Path | None) -> Iterator[list[TrainerCallback]]:
     """Open the recipe's trackers and yield the callbacks that report to them; leave their files in the step's tracking/ folder.
 
+    Only the first of several processes reports. `checkpoint` is where the training goes on from.
     ProgramError (4) where a package, an address or a server is missing.
     """
     names = args.recipe["train"]["track"]
-    if not names:
+    if not names or not ranks.first():
         yield []
         return
     for name in names:
@@ -169,7 +175,8 @@ def tracked(args: Args, step: int) -> Iterator[list[TrainerCallback]]:
             raise ProgramError(f"train.track: {name} is not installed in this environment", "install the environment's lock again", NOT_READY)
     folder = args.scratch / "tracking"
     folder.mkdir(exist_ok=True)
-    run = Run(folder, _flat(args.recipe["train"]), step)
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"] if checkpoint else []
+    run = Run(folder, _flat(args.recipe["train"]), history)
     trackers: list[Tracker] = []
     done = False
     try:
@@ -181,6 +188,10 @@ def tracked(args: Args, step: int) -> Iterator[list[TrainerCallback]]:
         for tracker in trackers:
             tracker.close(done)
     shutil.copytree(folder, args.output / "tracking", ignore=shutil.ignore_patterns(*LINKS))
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, (int, float))}
 
 
 def _flat(section: dict[str, Any]) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def train(args: Args, engine: Engine) -> int:
 
 
 def _run(args: Args, trainer: CompletionTrainer, resumed: Path | None) -> None:
-    done = int(resumed.name.rpartition("-")[2]) if resumed else 0
-    with tracked(args, done) as callbacks:
+    with tracked(args, resumed) as callbacks:
         for callback in callbacks:
             trainer.add_callback(callback)
         try:
