@@ -206,4 +206,4 @@ def _address() -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", str(error).splitlines()[0])
+    return re.sub(r"//[^/@]*@", "//***@", str(error).splitlines()[0])[:200]
