@@ -60,6 +60,9 @@ def _processes(wanted: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
     """Return how several processes share the model; ProgramError (4) where DeepSpeed is wanted and not installed."""
     if wanted["processes"] == 1:
         return {}
+    if not on_gpu:
+        # transformers 5.17 loads an optimizer's state to "cpu:0", which torch.load does not take for the CPU
+        torch.serialization.register_package(0, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None)
     backend = {"ddp_backend": "nccl" if on_gpu else "gloo", "ddp_find_unused_parameters": False}
     match wanted["distributed"]:
         case "fsdp":

@@ -19,7 +19,7 @@ from peft import get_peft_model_state_dict, load_peft_weights
 from program import BROKEN, NOT_READY, Args, ProgramError, note
 from settings import configuration
 from tracking import tracked
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 
 class Engine(Protocol):
@@ -38,8 +38,9 @@ def train(args: Args, engine: Engine) -> int:
     disable_progress_bars()
     set_seed(args.recipe["seed"])
     resumed = newest_checkpoint(args.scratch)
-    trainer = _trainer(args, engine)
-    _run(args, trainer, resumed)
+    with tracked(args, resumed) as callbacks:
+        trainer = _trainer(args, engine)
+        _run(trainer, callbacks, resumed)
     trained = trainer.trained_weights()
     if not ranks.first():
         return 0
@@ -57,17 +58,14 @@ def train(args: Args, engine: Engine) -> int:
     return 0
 
 
-def _run(args: Args, trainer: CompletionTrainer, resumed: Path | None) -> None:
-    with tracked(args, resumed) as callbacks:
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        try:
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        except torch.OutOfMemoryError as error:
-            message = f"the GPU's memory does not hold this training: {str(error).splitlines()[0]}"
-            raise ProgramError(message, "lower train.batch_size or dataset.max_length, or take a larger GPU", NOT_READY) from error
-        if trainer.eval_dataset and "eval_loss" not in trainer.state.log_history[-1]:
-            trainer.evaluate()
+def _run(trainer: CompletionTrainer, callbacks: list[TrainerCallback], checkpoint: Path | None) -> None:
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        message = f"the GPU's memory does not hold this training: {str(error).splitlines()[0]}"
+        raise ProgramError(message, "lower train.batch_size or dataset.max_length, or take a larger GPU", NOT_READY) from error
 
 
 def _trainer(args: Args, engine: Engine) -> CompletionTrainer:

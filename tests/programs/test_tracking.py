@@ -182,6 +182,17 @@ def test_mlflow(mlflow_server: str, tracking_python: Path, tiny_inputs: dict[str
     assert {"key": "lora.rank", "value": "4"} in run["data"]["params"]
 
 
+def test_mlflow_without_an_address_is_refused_before_the_model_is_loaded(
+    tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    inputs = {**tiny_inputs, "base": tmp_path / "nowhere"}
+    run = start(tracking_python, inputs, tmp_path, tiny_recipe(track=["mlflow"]))
+    output, errors = run.communicate(timeout=240)
+    assert run.returncode == 4, errors[-3000:]
+    assert "mlflow needs MLFLOW_TRACKING_URI" in output
+
+
 def test_a_server_that_is_not_there_is_said_before_the_training(tracking_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
     secret = "http://someone:secret@127.0.0.1:9"  # the discard port: nobody listens
     run = start(tracking_python, tiny_inputs, tmp_path, tiny_recipe(track=["mlflow"]), MLFLOW_TRACKING_URI=secret)

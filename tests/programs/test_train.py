@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_names_its_rows(train_python: Path, run_program
 REFUSED = {
     "a loss that is no number": ({"learning_rate": 1e30, "steps": 4}, 6, "in step", "learning_rate"),
     "an engine without its GPU": ({"engine": "unsloth"}, 4, "unsloth", "train.engine: trl"),
-    "a tracker without its address": ({"track": ["mlflow"]}, 4, "MLFLOW_TRACKING_URI", "export"),
+    "a tracker that is not installed": ({"track": ["mlflow"]}, 4, "mlflow is not installed", "lock"),
     "a layer that is not there": ({"lora": {"rank": 4, "alpha": 4, "dropout": 0.0, "target_modules": ["no_proj"]}}, 3, "no_proj", "linear layers"),
 }
 
