@@ -29,7 +29,7 @@ def summed_loss(core: Any, input_ids: torch.Tensor, labels: torch.Tensor, row_le
     The output layer of a small model is its largest. TRL 1.16 scores every position on a CPU, and its fused head does not take
     one with trainable rows.
     """
-    kept = {name: value for name, value in inputs.items() if value is not None}
+    kept = {name: inputs[name] for name in ("attention_mask", "position_ids") if inputs.get(name) is not None}
     if row_lengths is not None:
         kept |= {"row_lengths": row_lengths.tolist(), "packed_seq_lengths": row_lengths}  # row_attention.py's name, and unsloth's
     hidden = core.model(input_ids=input_ids, use_cache=False, **kept).last_hidden_state[:, :-1]
