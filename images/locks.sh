@@ -14,6 +14,8 @@ UV=$1
 for folder in train convert llamacpp; do
   lock "$folder" requirements.in requirements.lock
 done
+lock train tracking.in tracking.lock --constraint requirements.lock
+lock train unsloth.in unsloth.lock
 lock verify ../../pyproject.toml requirements.lock --no-emit-package uv --constraint ../../requirements.lock
 lock vllm requirements.in requirements.lock --overrides overrides.txt --excludes excludes.txt
 lock vllm requirements-cuda.in cuda.lock

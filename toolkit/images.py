@@ -38,7 +38,7 @@ class Image:
     @property
     def repository(self) -> str:
         """Its name without a tag; `cuda`, the one for production, stands without its own."""
-        return f"thinkship/{self.name}" + (f"-{self.variant}" if self.variant == "cpu" else "")
+        return f"thinkship/{self.name}" + ("" if self.variant in ("", "cuda") else f"-{self.variant}")
 
     @property
     def content(self) -> str:
@@ -59,7 +59,8 @@ class Image:
     @property
     def lock(self) -> Path:
         """The lock of what is installed in it."""
-        return IMAGES / self.name / ("cuda.lock" if self.variant == "cuda" else "versions.env" if self.name == "ollama" else "requirements.lock")
+        usual = "versions.env" if self.name == "ollama" else "requirements.lock"
+        return IMAGES / self.name / (usual if self.variant in ("", "cpu") else f"{self.variant}.lock")
 
     def files(self) -> tuple[Path, ...]:
         """Return what it is built from, sorted: its folder, and for `verify` the host package too."""
@@ -83,11 +84,12 @@ def variant() -> str:
     return wanted or ("cuda" if has_nvidia() else "cpu")
 
 
-def image(name: str) -> Image:
-    """Return an image by name, in this machine's variant; UsageError where there is none."""
+def image(name: str, lock: str = "requirements.lock") -> Image:
+    """Return an image by name, in the variant that a stage's lock asks for or else this machine's; UsageError where there is none."""
     if name not in NAMES:
         raise UsageError(f"no image is called {name!r}", f"one of {', '.join(NAMES)}")
-    return Image(name, variant() if name in WITH_VARIANTS else "")
+    other = "" if lock == "requirements.lock" else lock.removesuffix(".lock")
+    return Image(name, variant() if name in WITH_VARIANTS else other)
 
 
 def ensure(chosen: Image) -> Image:

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.artifact import digest
 from toolkit.recipe import EngineName, Recipe
 from toolkit.resolve import Lock
-from toolkit.stages import MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
+from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
 
 BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
@@ -64,7 +64,7 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     places = {"recipe_dir": lock.folder}
     yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]
     yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
-    yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), []
+    yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(recipe, slices, "ollama" in engines)
@@ -73,6 +73,12 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
+
+
+def _other_lock(stage: Stage, recipe: Mapping[str, Any]) -> list[str]:
+    """Return what a step's lock holds where it is not the one that its stage's digest covers."""
+    lock = stage.lock(recipe)
+    return [] if lock == "requirements.lock" else [digest_files((IMAGES / str(stage.environment) / lock,))]
 
 
 def _report_digest() -> str:

@@ -101,8 +101,8 @@ class Lora(Section):
 class Train(Section):
     """How the adapter is trained."""
 
-    engine: Literal["trl"] = "trl"
-    """Training library."""
+    engine: Literal["trl", "unsloth"] = "trl"
+    """Training library: TRL with PEFT, also on a CPU, or unsloth, on an NVIDIA GPU alone and in an environment of its own."""
     quantization: Literal["nf4", "none"] = "nf4"
     """How the frozen base is held: bitsandbytes NF4 (QLoRA) or as it is."""
     lora: Lora = Lora()
@@ -113,6 +113,11 @@ class Train(Section):
     """Rows in one forward pass."""
     gradient_accumulation: Annotated[int, Field(gt=0)] = 4
     """Forward passes before one optimiser step."""
+    packing: Literal["none", "padding_free", "packed"] = "none"
+    """`none`: rows side by side, filled up to the longest; `padding_free`: one after the other; `packed`: likewise, in packs of up to
+    `dataset.max_length` tokens, which batch_size then counts. No row attends to another in any of them."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """AdamW with full states, or bitsandbytes' with 8-bit ones, which may be paged out to the host's memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 5
@@ -123,6 +128,24 @@ class Train(Section):
     """AdamW's weight decay."""
     checkpoint_steps: Annotated[int, Field(gt=0)] = 20
     """Steps between two checkpoints, from which a killed training goes on."""
+    eval_steps: Annotated[int, Field(gt=0)] | None = None
+    """Steps between two measurements of the loss on held-out rows; never where it is not set."""
+    eval_rows: Annotated[int, Field(gt=0)] = 200
+    """How many of the held-out rows, the first ones, are measured."""
+    processes: Annotated[int, Field(gt=0)] = 1
+    """Processes that train together on one machine, one a GPU; a step takes batch_size x gradient_accumulation rows for each."""
+    distributed: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """How several processes share the model: each holds all of it, or a part of it (FSDP, DeepSpeed ZeRO-3)."""
+    track: tuple[Literal["wandb", "mlflow", "tensorboard"], ...] = ()
+    """Trackers to report to; their addresses and keys are their own environment variables, their files lie in the step's tracking/."""
+    network: bool = False
+    """Let a container that trains reach the network, for a tracker's server."""
+
+    @model_validator(mode="after")
+    def _alone(self) -> Train:
+        if self.engine == "unsloth" and self.processes > 1:
+            raise ValueError("engine: unsloth trains in one process; set processes: 1, or engine: trl")
+        return self
 
 
 class Merge(Section):
@@ -270,6 +293,8 @@ class Recipe(Section):
     def _served_file_is_made(self) -> Recipe:
         if self.modelfile.gguf not in self.gguf.types:
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
+        if self.train.engine == "unsloth" and self.base.think.add_tokens:
+            raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
         if self.verify.task and not self.dataset.columns.expected:
             raise ValueError("verify.task needs dataset.columns.expected, the column with the machine-checkable answer")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,12 +28,18 @@ class Stage:
     network: bool = False
     disk: float = 1.0
     """Free bytes wanted on the store's disk, as a multiple of the stage's inputs."""
+    lock: Callable[[Mapping[str, Any]], str] = lambda _: "requirements.lock"
+    """Which lock of its environment's folder a step with this slice of the recipe runs with."""
 
     @property
     def environment(self) -> str | None:
         """Folder under images/ whose environment runs it, None for the host."""
         parts = Path(self.program).parts
         return parts[1] if parts[0] == "images" else None
+
+    def online(self, recipe: Mapping[str, Any]) -> bool:
+        """Say whether a step with this slice of the recipe may reach the network."""
+        return self.network or bool(recipe.get("train", {}).get("network"))
 
     @property
     def digest(self) -> str:
@@ -52,6 +58,12 @@ def _dataset(recipe: Recipe) -> dict[str, Any]:
 def _train(recipe: Recipe) -> dict[str, Any]:
     shared = {"think": recipe.base.think.model_dump(), "max_length": recipe.dataset.max_length, "seed": recipe.seed}
     return {"train": recipe.train.model_dump(mode="json"), **shared}
+
+
+def _train_lock(recipe: Mapping[str, Any]) -> str:
+    """Unsloth stops at other versions of trl and datasets than ours; trackers bring 40 packages (179 MB), which a training without them is spared."""
+    wanted = recipe["train"]
+    return "unsloth.lock" if wanted["engine"] == "unsloth" else "tracking.lock" if wanted["track"] else "requirements.lock"
 
 
 def _merge(recipe: Recipe) -> dict[str, Any]:
@@ -80,7 +92,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("base", "images/train/fetch_base.py", _base, network=True),
         Stage("dataset", "images/train/prepare_dataset.py", _dataset, network=True),
-        Stage("train", "images/train/train.py", _train, disk=0.5),
+        Stage("train", "images/train/train.py", _train, disk=0.5, lock=_train_lock),
         Stage("merge", "images/train/merge.py", _merge),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
         Stage("modelfile", "toolkit/render.py", _modelfile),

@@ -46,7 +46,8 @@ class ProgramError(Exception):
 
 def emit(event: str, **fields: Any) -> None:
     """Write one event as a line of JSON; the host turns it into progress, notes and errors."""
-    print(json.dumps({"event": event, **fields}, ensure_ascii=False), flush=True)
+    # in one piece with its end: several processes of a training may speak at once
+    print(json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n", end="", flush=True)
 
 
 def note(text: str) -> None:

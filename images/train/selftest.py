@@ -22,6 +22,7 @@ TRAIN = {
     "quantization": "nf4",
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": LAYERS},
     **{"steps": 2, "batch_size": 2, "gradient_accumulation": 1, "checkpoint_steps": 2},
+    **{"packing": "packed", "optimizer": "adamw", "eval_steps": 2, "eval_rows": 4, "processes": 1, "distributed": "ddp", "track": []},
     **{"learning_rate": 1e-3, "warmup_steps": 1, "schedule": "linear", "weight_decay": 0.0},
 }
 SHARED = {"think": {"open": tiny.TAGS[0], "close": tiny.TAGS[1], "add_tokens": True}, "max_length": 256, "seed": 3407}

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import base, dataset, stage, trained
+from training import base, dataset, stage, tiny_inputs, trained
 
 from toolkit.process import WAITING
 from toolkit.runners.environment import Environment
 from toolkit.runners.events import QUIET
 
-__all__ = ["base", "dataset", "stage", "trained"]
+__all__ = ["base", "dataset", "stage", "tiny_inputs", "trained"]
 """The fixtures that every module here may ask for."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import program_environment
-from training import PROGRAMS, SHORT, piece
+from training import PROGRAMS, SHORT, losses, piece, tiny_recipe
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -84,8 +85,44 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_adapter(
     assert weights[0] == weights[1]
 
 
+def test_the_held_out_loss_is_that_of_all_held_out_tokens(train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    found = {}
+    for packing, batch in (("none", 4), ("padding_free", 1)):
+        recipe = tiny_recipe(packing=packing, batch_size=batch, gradient_accumulation=4 // batch * 2, eval_steps=2, steps=5)
+        done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, recipe, tmp_path / packing)
+        assert done.code == 0, done.log[-3000:]
+        found[packing] = [(row["step"], row["eval_loss"]) for row in metrics(done.output) if "eval_loss" in row]
+        facts = json.loads((done.output / "train.json").read_text())
+        assert facts["eval_loss"] == found[packing][-1][1] and facts["best_eval_loss"] == min(loss for _, loss in found[packing])
+    assert [step for step, _ in found["none"]] == [2, 4, 5]
+    assert found["none"][-1][1] < found["none"][0][1]
+    # one by one or four at a time: a mean over batches would tell them apart
+    assert found["none"][0][1] == pytest.approx(found["padding_free"][0][1], abs=2e-3)
+
+
+def test_evaluation_changes_nothing_of_the_training(train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for name, more in (("without", {}), ("with", {"eval_steps": 1})):
+        lora = {**tiny_recipe()["train"]["lora"], "dropout": 0.1}
+        done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, tiny_recipe(steps=4, lora=lora, **more), tmp_path / name)
+        assert done.code == 0, done.log[-3000:]
+        found.append(losses(done.output))
+    assert found[0] == found[1]
+
+
+def test_a_loss_that_is_no_number_names_its_rows(train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
+    done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, tiny_recipe(learning_rate=1e30), tmp_path)
+    assert done.code == 6, done.log[-3000:]
+    assert "in step 2 of 6, on train.jsonl, rows " in done.error["message"] or "in step 3 of 6, on train.jsonl, rows " in done.error["message"]
+    named = [int(number) for number in re.findall(r"(\d+) \(\d+\? …\)", done.error["message"])]
+    assert len(named) == 4 and all(1 <= number <= 24 for number in named)
+    assert not (done.output / "train.json").exists() and not (done.output / "adapter").exists()
+
+
 REFUSED = {
     "a loss that is no number": ({"learning_rate": 1e30, "steps": 4}, 6, "in step", "learning_rate"),
+    "an engine without its GPU": ({"engine": "unsloth"}, 4, "unsloth", "train.engine: trl"),
+    "a tracker that is not installed": ({"track": ["mlflow"]}, 4, "mlflow is not installed", "lock"),
     "a layer that is not there": ({"lora": {"rank": 4, "alpha": 4, "dropout": 0.0, "target_modules": ["no_proj"]}}, 3, "no_proj", "linear layers"),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,19 @@ def piece(stage: str, **changes: Any) -> dict[str, Any]:
     for name, value in changes.items():
         found[name] = {**found[name], **value} if isinstance(value, dict) else value
     return found
+
+
+def tiny_recipe(**changes: Any) -> dict[str, Any]:
+    """Return the recipe of a training of two random layers (the fixture tiny_inputs): no real model, seconds."""
+    quick = {"quantization": "none", "learning_rate": 5e-3, "steps": 6, "batch_size": 4, "gradient_accumulation": 2, "checkpoint_steps": 100}
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
+    return piece("train", max_length=512, train={**quick, "lora": {**DEMO.train.lora.model_dump(mode="json"), **lora}, **changes})
+
+
+def losses(folder: Path) -> list[float]:
+    """Return the losses that a training left, in order."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
 
 
 def base_inputs() -> dict[str, Path]:
@@ -59,3 +74,11 @@ def dataset(stage: Callable[..., Path], base: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(stage: Callable[..., Path], base: Path, dataset: Path) -> Path:
     return stage("train", "train.py", {"base": base, "dataset": dataset}, piece("train", train=SHORT))
+
+
+@pytest.fixture(scope="session")
+def tiny_inputs(train_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a base and a dataset of 24 rows, as the stages leave them, for two random layers."""
+    folder = tmp_path_factory.mktemp("tiny") / "inputs"
+    subprocess.run((str(train_python), str(Path(__file__).with_name("tiny_inputs.py")), str(folder), "24"), check=True, capture_output=True)
+    return {name: folder / name for name in ("base", "dataset")}

@@ -36,6 +36,20 @@ def test_a_tag_moves_with_what_the_image_is_built_from_and_with_nothing_else(fol
     assert len({before, other_base, Image("train").tag}) == 3
 
 
+@pytest.mark.parametrize(
+    ("lock", "variant", "repository"),
+    [
+        ("requirements.lock", "", "thinkship/train"),
+        ("tracking.lock", "tracking", "thinkship/train-tracking"),
+        ("unsloth.lock", "unsloth", "thinkship/train-unsloth"),
+    ],
+)
+def test_a_stages_lock_names_the_variant_that_is_built_with_it(lock, variant, repository):
+    found = images.image("train", lock)
+    assert (found.variant, found.repository, found.lock) == (variant, repository, images.IMAGES / "train" / lock)
+    assert found.lock.is_file() and f"FROM scratch AS lock-{variant or 'trl'}\nCOPY {lock} " in (images.IMAGES / "train" / "Dockerfile").read_text()
+
+
 def test_the_variant_is_told_apart_in_the_name_and_the_content():
     cpu, cuda = Image("vllm", "cpu"), Image("vllm", "cuda")
     assert (cpu.repository, cuda.repository) == ("thinkship/vllm-cpu", "thinkship/vllm") and cpu.content != cuda.content

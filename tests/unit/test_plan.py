@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -108,3 +109,29 @@ def test_missing_data_is_named_with_its_key(demo, demo_folder):
 def test_until_keeps_the_stages_before(demo, demo_folder):
     names = [step.name for step in until(plan(resolve(demo, demo_folder)), "merge")]
     assert names == ["base", "dataset", "train", "merge"]
+
+
+@pytest.mark.parametrize(
+    ("train", "lock"),
+    [({}, "requirements.lock"), ({"track": ("wandb",)}, "tracking.lock"), ({"engine": "unsloth", "track": ("wandb",)}, "unsloth.lock")],
+)
+def test_the_training_runs_with_the_lock_that_its_recipe_needs(demo, demo_folder, train, lock):
+    step = steps(changed(demo, train=train), demo_folder)["train"]
+    assert step.stage.lock(step.recipe) == lock
+    assert not step.stage.online(step.recipe)
+
+
+def test_a_training_may_reach_the_network_where_its_recipe_says_so(demo, demo_folder):
+    step = steps(changed(demo, train={"network": True}), demo_folder)["train"]
+    assert step.stage.online(step.recipe)
+
+
+def test_another_version_in_the_lock_of_a_training_moves_its_id(demo, demo_folder, tmp_path, monkeypatch):
+    recipe = changed(demo, train={"engine": "unsloth"})
+    before = steps(recipe, demo_folder)
+    shutil.copytree(ROOT / "images" / "train", tmp_path / "train")
+    with (tmp_path / "train" / "unsloth.lock").open("a") as file:
+        file.write("# another\n")
+    monkeypatch.setattr(plan_module, "IMAGES", tmp_path)
+    after = steps(recipe, demo_folder)
+    assert next(name for name in before if before[name].id != after[name].id) == "train" and before["dataset"].id == after["dataset"].id

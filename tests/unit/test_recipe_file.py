@@ -91,6 +91,13 @@ def test_the_reference_comes_first(demo_text):
     assert "must be f16 or bf16" in faults(demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [q8_0]"))[0]
 
 
+def test_unsloth_with_what_it_does_not_do_is_refused_before_anything_is_fetched(demo_text):
+    unsloth = demo_text.replace("engine: trl", "engine: unsloth")
+    assert "unsloth does not train the rows of added tags" in faults(unsloth)[0]
+    several = unsloth.replace("add_tokens: true", "add_tokens: false").replace("engine: unsloth", "engine: unsloth\n  processes: 2")
+    assert "unsloth trains in one process" in faults(several)[0]
+
+
 def test_a_missing_file_names_the_recipes_nearby(tmp_path: Path):
     (tmp_path / "other.yml").write_text("", encoding="utf-8")
     with pytest.raises(UsageError) as caught:

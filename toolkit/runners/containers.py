@@ -48,18 +48,18 @@ class DockerRunner:
         if step.stage.environment is None:
             HOST_STAGES[step.stage.name](step.recipe, task, self.place)
             return {}
-        chosen = ensure(image(step.stage.environment))
+        chosen = ensure(image(step.stage.environment, step.stage.lock(step.recipe)))
         self._guard()
         inputs = tuple(path.resolve() for path in task.inputs.values())
         check_readable(inputs)
-        arguments, online = write_arguments(step, task), step.stage.network and not hubs.offline()
+        arguments, online = write_arguments(step, task), step.stage.online(step.recipe) and not hubs.offline()
         writes = (task.output, task.scratch, *((task.downloads,) if task.downloads else ()))
         box = Box(
             chosen.tag,
             (str(PYTHON), str(PROGRAMS / Path(step.stage.program).name), str(arguments)),
             reads=(*inputs, *(path for path in NETWORK_FILES if online and path.is_file())),
             writes=tuple(path.resolve() for path in writes),
-            env=QUIET | process.WAITING | (_online() if online else OFFLINE),
+            env=QUIET | process.WAITING | (_online() if online else OFFLINE) | _trackers(step),
             network=online,
             gpu=chosen.gpu,
             labels=self.labels,
@@ -183,6 +183,12 @@ def _online() -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if NETWORK_SETTINGS.match(name)}
     token = hubs.hugging_face_token()  # it may lie in a file, which the container does not see
     return dict.fromkeys(OFFLINE, "0") | given | ({"HF_TOKEN": token} if token else {})
+
+
+def _trackers(step: Step) -> dict[str, str]:
+    """Return the trackers' own settings, addresses and keys, for a step that reports to one."""
+    tracks = step.recipe.get("train", {}).get("track")
+    return {name: value for name, value in os.environ.items() if tracks and name.startswith(("WANDB_", "MLFLOW_"))}
 
 
 @contextmanager

@@ -20,21 +20,26 @@ UNREACHABLE = ("error sending request", "dns error", "Connection refused", "time
 
 @dataclass(frozen=True)
 class Environment:
-    """The interpreter and packages that images/<name>/requirements.lock pins."""
+    """The interpreter and packages that images/<name>/<lock> pins."""
 
     name: str
+    lock: str = "requirements.lock"
 
     @property
     def folder(self) -> Path:
         """Where it is installed: its name and the digest of its lock, so that a new lock makes a new environment."""
-        sources = tuple(path for path in (self.lock, self._image / "sources.lock") if path.is_file())
-        return CACHE / "envs" / f"{self.name}-{digest_files(sources)[:12]}"
+        sources = tuple(path for path in (self.packages, self._image / "sources.lock") if path.is_file())
+        return CACHE / "envs" / f"{self._title}-{digest_files(sources)[:12]}"
 
     @property
-    def lock(self) -> Path:
-        """Which packages: those for a GPU where the machine has one and they are locked apart, as vLLM's are."""
+    def _title(self) -> str:
+        return self.name if self.lock == "requirements.lock" else f"{self.name}-{Path(self.lock).stem}"
+
+    @property
+    def packages(self) -> Path:
+        """Return the lock's file: the one for a GPU where the machine has one and its packages are locked apart, as vLLM's are."""
         cuda = self._image / "cuda.lock"
-        return cuda if cuda.is_file() and has_nvidia() else self._image / "requirements.lock"
+        return cuda if self.lock == "requirements.lock" and cuda.is_file() and has_nvidia() else self._image / self.lock
 
     @property
     def _image(self) -> Path:
@@ -53,7 +58,7 @@ class Environment:
         """Install it unless it is there, and return its interpreter; NotReadyError where the package index cannot be reached."""
         if self.ready():
             return self.python
-        console.note(f"installing the {self.name} environment, once, into {self.folder}")
+        console.note(f"installing the {self._title} environment, once, into {self.folder}")
         shutil.rmtree(self.folder, ignore_errors=True)
         log = CACHE / "logs" / f"{self.folder.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ class Environment:
 
     def _install(self, log: Path) -> None:
         process.run(process.Command((uv(), "venv", "--quiet", "--python", sys.executable, str(self.folder))), log=log)
-        sync = (uv(), "pip", "sync", "--require-hashes", "--python", str(self.python), str(self.lock))
+        sync = (uv(), "pip", "sync", "--require-hashes", "--python", str(self.python), str(self.packages))
         process.run(process.Command(sync, {"UV_HTTP_TIMEOUT": "120"} | ({"UV_OFFLINE": "1"} if offline() else {})), log=log)
         if (self._image / "install_sources.py").is_file():
             process.run(process.Command((str(self.python), str(self._image / "install_sources.py"), str(self.folder))), log=log)

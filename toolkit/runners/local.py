@@ -26,9 +26,9 @@ class LocalRunner:
         if step.stage.environment is None:
             HOST_STAGES[step.stage.name](step.recipe, task, self.place)
             return {}
-        python = Environment(step.stage.environment).install()
+        python = Environment(step.stage.environment, step.stage.lock(step.recipe)).install()
         argv = (str(python), str(ROOT / step.stage.program), str(write_arguments(step, task)))
-        settings = QUIET | ({} if step.stage.network and not offline() else OFFLINE)
+        settings = QUIET | ({} if step.stage.online(step.recipe) and not offline() else OFFLINE)
         with Events() as events:
             done = process.run(process.Command(argv, settings), log=task.log, on_line=events.read, check=False)
         events.judge(step, done.code, task)

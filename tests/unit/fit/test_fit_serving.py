@@ -168,5 +168,5 @@ def test_what_is_compiled_is_kept_beside_the_server(target, tools):
 @pytest.mark.parametrize(("nvidia", "lock"), [(True, "cuda.lock"), (False, "requirements.lock")])
 def test_a_machine_with_a_gpu_gets_the_vllm_that_uses_it(monkeypatch, nvidia, lock):
     monkeypatch.setattr(environment, "has_nvidia", lambda: nvidia)
-    assert environment.Environment("vllm").lock.name == lock
-    assert environment.Environment("train").lock.name == "requirements.lock"
+    assert environment.Environment("vllm").packages.name == lock
+    assert environment.Environment("train").packages.name == "requirements.lock"
