@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from toolkit.limits import Fidelity, Fraction, Soak
+
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -156,6 +157,14 @@ class Gguf(Section):
     """Quantisations; the first is the 16-bit reference."""
     max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
+    min_top1: dict[GgufType, Fraction] = {"q8_0": 0.95, "q4_k_m": 0.85}
+    """Least share of tokens at which a file and the reference find the same one likeliest."""
+    max_perplexity_growth: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.02, "q4_k_m": 0.1}
+    """Largest growth of the perplexity over the reference's, 0.02 for 2 %."""
+    rows: Annotated[int, Field(gt=0)] = 8
+    """Held-out rows on which the files are evaluated."""
+    size_limit: Annotated[float, Field(gt=0)] | None = None
+    """Largest file that can be used, in MB: the report recommends the best file within it. Without a limit it recommends the smallest good one."""
 
     @model_validator(mode="after")
     def _reference_first(self) -> Gguf:
@@ -241,6 +250,14 @@ class Verify(Section):
     """Share of answers that keep the think contract."""
     identity: Identity = Identity()
     """What proves that the merged model is served."""
+    fidelity: Fidelity = Fidelity()
+    """What quantising may cost where no GGUF is served; `gguf` has the limits of the files."""
+    gpu: bool | None = None
+    """Whether the model must lie on a GPU; not set: where the engine is given one."""
+    tokens_per_second_at_least: Annotated[float, Field(gt=0)] | None = None
+    """Least tokens a second of one request, thinking included."""
+    soak: Soak | None = None
+    """Long, and so off unless it is asked for."""
     task: Task | None = None
     """Before and after."""
 

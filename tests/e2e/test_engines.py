@@ -71,7 +71,9 @@ def test_the_tuned_model_keeps_every_contract_and_is_healthy(tuned, template, ll
     with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
         seen = statuses(endpoint, template)
         skipped = {name for name, status in seen.items() if status == "skip"}
-        assert skipped == {"task", "authentication", "identity"} and set(seen.values()) == {"pass", "skip"}, seen
+        assert skipped == {"task", "authentication", "identity", "context", "quantization", "sampling", "fidelity", "hardware"} and set(
+            seen.values()
+        ) == {"pass", "skip"}, seen
         assert set(seen) >= {*REQUIRED, "models", "metrics"}
         found = serving.health(endpoint.url, endpoint.model, "llamacpp")
         assert (found.answers, found.thinks) == (True, True)

@@ -99,6 +99,20 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What a live server tells of how it serves; None for what it does not tell."""
+
+    context: int | None = None
+    """Tokens of one request, prompt and answer together."""
+    quantization: str | None = None
+    """Quantisation of the weights as recipes name it."""
+    sampling: Mapping[str, float] | None = None
+    """What is sampled with where a request says nothing, by generation_config.json's names."""
+    on_gpu: float | None = None
+    """Share of the model that lies on a GPU."""
+
+
+@dataclass(frozen=True)
 class Tools:
     """Where an engine finds what it is made of."""
 
@@ -128,6 +142,8 @@ class Habits:
     """Beginning of the names of its own figures at /metrics, empty where it has no such page."""
     endless: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a request that keep the answer from ending by itself."""
+    context_step: int = 1
+    """Tokens to a multiple of which it rounds its context up."""
     lenient: Mapping[str, str] = field(default_factory=dict)
     """Bad requests (verify/bad_requests.py) that it does not refuse with a 4xx and an error object, and how it answers them instead."""
 
@@ -168,6 +184,12 @@ class Engine(Protocol):
 
     def template(self, endpoint: Endpoint) -> str:
         """Say which chat template the live server uses."""
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return what the live server tells of itself; errors as `wire.ask`."""
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return the fields of a chat request that sample with these parameters; none where it takes no such fields."""
 
     def read(self, message: Message, think: Think) -> Pieces:
         """Take a message apart."""

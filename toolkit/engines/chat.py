@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,6 +20,17 @@ from toolkit.errors import FailedError
 from toolkit.recipe import Think
 
 Sent = TypeVar("Sent")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token of a given text as a model finds it."""
+
+    text: str
+    logprob: float | None
+    """Natural log-probability after all that stands before it; the first has none."""
+    best: str
+    """The token that the model finds likeliest there."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class Chat:
             message = {name: getattr(choice.message, name, None) for name in ("content", *FIELDS)}
             answer = self._answer(message, choice.finish_reason, reply.usage)
         return replace(answer, seconds=time.monotonic() - began)
+
+    def draw(self, messages: Sequence[Message], max_tokens: int, seed: int, fields: Mapping[str, Any]) -> Answer:
+        """Return an answer that is sampled from a seed, with the server's own parameters but for `fields` of the request; errors as `ask`."""
+        return self.ask(messages, max_tokens, temperature=openai.omit, seed=seed, extra_body=dict(fields))
 
     def tokens(self, messages: Sequence[Message], max_tokens: int) -> tuple[tuple[str, float], ...]:
         """Return the greedy answer as pairs of a token's text and its natural log-probability, none where the server tells none; errors as `ask`."""
@@ -102,6 +117,17 @@ class Chat:
             if not getattr(reply, "choices", None):
                 raise no_completion(self.endpoint, reply)
             return reply.choices[0].text, reply.usage.prompt_tokens if reply.usage else None
+
+    def scored(self, text: str) -> tuple[Scored, ...]:
+        """Return how likely the server finds each token of a text, none where it does not score what it is given; errors as `ask`."""
+        asked: dict[str, Any] = {"model": self.endpoint.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        with translated(self.endpoint, self.timeout):
+            reply = patiently(lambda: self._client.completions.create(**asked))
+            told = reply.choices[0].logprobs if getattr(reply, "choices", None) else None
+        if told is None or not told.tokens or not told.token_logprobs or not told.top_logprobs:
+            return ()
+        rows = zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=False)
+        return tuple(Scored(token, value, max(top, key=top.__getitem__) if top else token) for token, value, top in rows)
 
     def _streamed(self, messages: Sequence[Message], options: dict[str, Any]) -> openai.Stream[ChatCompletionChunk]:
         request = self._request(messages, options.pop("max_tokens"), options)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.openai import OpenAI
-from toolkit.engines.wire import answers, ask_for
+from toolkit.engines.wire import answers, ask, ask_for
 from toolkit.errors import UsageError
 from toolkit.process import Command
 
@@ -17,6 +17,9 @@ LENIENT = {
     "broken JSON": "500",  # the parser's exception is no std::invalid_argument: tools/server/server.cpp, ex_wrapper
 }
 
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
+"""llama.cpp's names -> generation_config.json's."""
+
 
 class LlamaCpp(OpenAI):
     """Started through the prebuilt wheel of images/llamacpp."""
@@ -26,7 +29,7 @@ class LlamaCpp(OpenAI):
     port = 8080
     asks_for_key = True
     startup_seconds = 180.0
-    habits = Habits(metrics="llamacpp:", endless={"ignore_eos": True}, lenient=LENIENT)
+    habits = Habits(metrics="llamacpp:", endless={"ignore_eos": True}, context_step=256, lenient=LENIENT)
     fields = ("reasoning_content",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -54,6 +57,14 @@ class LlamaCpp(OpenAI):
     def template(self, endpoint: Endpoint) -> str:
         """Say that the GGUF's own Jinja runs: this server knows no other."""
         return "the Jinja template in the GGUF"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Read /props, whose settings are those of one slot; the quantisation is the file's own word."""
+        told = ask(f"{endpoint.root}/props", key=endpoint.api_key)
+        slot = told["default_generation_settings"]
+        sampling = {theirs: float(slot["params"][ours]) for ours, theirs in SAMPLING.items()}
+        kind = str(told.get("model_ftype", "")).partition(" (")[0].lower().replace(" - medium", "_m").replace(" - small", "_s")
+        return Settings(int(slot["n_ctx"]), kind or None, sampling)
 
 
 ENGINE = LlamaCpp()

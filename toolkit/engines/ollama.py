@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.process import Command
 
 FIRST, SECOND = "first of two", "second of two"
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
+"""Ollama's names -> generation_config.json's."""
+DEFAULTS = {"temperature": 0.8, "top_p": 0.9, "top_k": 40.0, "min_p": 0.0, "repeat_penalty": 1.0}
+"""What Ollama samples with where the Modelfile says nothing (api/types.go, DefaultOptions)."""
 
 
 class Ollama(OpenAI):
@@ -69,6 +75,34 @@ class Ollama(OpenAI):
         """Say which of its two templates ran: only Ollama's own Go path joins two user turns into one."""
         text = self.rendered(endpoint, [{"role": "user", "content": FIRST}, {"role": "user", "content": SECOND}]).text or ""
         return "the Modelfile's TEMPLATE" if f"{FIRST}\n\n{SECOND}" in text else "the Jinja template in the GGUF"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Read /api/show, which holds the Modelfile's parameters, and /api/ps, which tells of the model as it is loaded."""
+        shown = ask(f"{endpoint.root}/api/show", {"model": endpoint.model}, timeout=30, key=endpoint.api_key)
+        parameters = dict(_numbers(shown.get("parameters") or ""))
+        sampling = {theirs: parameters.get(ours, DEFAULTS[ours]) for ours, theirs in SAMPLING.items()}
+        return Settings(
+            quantization=str((shown.get("details") or {}).get("quantization_level", "")).lower() or None,
+            sampling=sampling,
+            **_loaded(endpoint),
+        )
+
+
+def _numbers(parameters: str) -> Iterator[tuple[str, float]]:
+    """Yield the parameters that are numbers, one a line as `top_p    0.95`."""
+    for line in parameters.splitlines():
+        name, _, value = line.partition(" ")
+        with contextlib.suppress(ValueError):
+            yield name, float(value)
+
+
+def _loaded(endpoint: Endpoint) -> dict[str, Any]:
+    """Return context and share on the GPU of the model in memory, nothing where it has been unloaded."""
+    models = ask(f"{endpoint.root}/api/ps", timeout=30, key=endpoint.api_key).get("models") or ()
+    found = next((model for model in models if endpoint.model in (model.get("name"), str(model.get("name")).removesuffix(":latest"))), None)
+    if not found:
+        return {}
+    return {"context": found.get("context_length"), "on_gpu": found["size_vram"] / found["size"] if found.get("size") else None}
 
 
 def _program(tools: Tools) -> Path:

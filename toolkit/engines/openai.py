@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Pieces, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Pieces, Rendered, Settings, Target, Tools
 from toolkit.engines.reading import take_apart
 from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
@@ -48,6 +49,14 @@ class OpenAI:
     def template(self, endpoint: Endpoint) -> str:
         """Say that it cannot be known from outside."""
         return "not known from outside"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return nothing: there is no standard request for settings."""
+        return Settings()
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return nothing: the standard has fields for some of the parameters only."""
+        return {}
 
     def read(self, message: Message, think: Think) -> Pieces:
         """Take a message apart by the fields this kind of server uses."""

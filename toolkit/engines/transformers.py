@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class Transformers(OpenAI):
     def alive(self, root: str) -> bool:
         """Ask /health."""
         return answers(f"{root}/health")
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return them as the generation_config that a request may bring along."""
+        return {"generation_config": json.dumps({**parameters, "do_sample": True})}
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
+from toolkit.engines.catalogue import listed
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import UsageError
@@ -63,6 +65,15 @@ class Vllm(OpenAI):
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: none was given on the command line."""
         return "chat_template.jinja of the checkpoint"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return the context length of the list of models: quantisation and sampling are told in its log alone."""
+        entry = next((entry for entry in listed(endpoint) if entry.get("id") == endpoint.model), {})
+        return Settings(context=entry.get("max_model_len"))
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return them as they are: vLLM's chat requests have a field for each."""
+        return dict(parameters)
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))

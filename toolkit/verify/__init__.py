@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from toolkit.chat_template import ChatTemplate
+from toolkit.limits import Fidelity, Soak
 from toolkit.recipe import Identity, Task, Think
 
 Status = Literal["pass", "fail", "skip"]
@@ -85,6 +86,19 @@ class Expectations:
     """What the merged model itself says."""
     identity: Identity = field(default_factory=Identity)
     variant: str = ""
+    context: int | None = None
+    """Tokens of one request, where the recipe says."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """What is to be sampled with where a client says nothing, by generation_config.json's names."""
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    gpu: bool | None = None
+    """Whether the model must lie on a GPU, None where that is not known."""
+    weights: int = 0
+    """Bytes that the served weights take at least."""
+    gpu_before: int | None = None
+    """Bytes that were in use on the GPUs before the server was started."""
+    tokens_per_second_at_least: float | None = None
+    soak: Soak | None = None
     base: bool = False
     """The model before the fine-tune: it is measured and never failed."""
     parallel: int = 1
