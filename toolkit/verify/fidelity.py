@@ -35,12 +35,18 @@ def of_files(served: Iterable[tuple[str, str]], gguf: Mapping[str, Any]) -> Iter
             yield _of_file(engine, kind, gguf)
 
 
+FIGURES = (
+    ("mean_kl", "KL {:.5f} nats a token"),
+    ("p99_kl", "99 % of it below {:.4f}"),
+    ("top1", "the likeliest token the same in {:.1%}"),
+    ("perplexity_growth", "perplexity {:+.2%}"),
+)
+"""What is told of a file; a report of an older version may lack some."""
+
+
 def _of_file(engine: str, kind: str, gguf: Mapping[str, Any]) -> Finding:
     seen, broken, limited = gguf["types"][kind], breaches(kind, gguf), is_limited(kind, gguf)
-    figures = (
-        f"KL {seen['mean_kl']:.5f} nats a token (99 %: {seen.get('p99_kl', seen['max_kl']):.4f}), likeliest token the same in {seen['top1']:.1%}"
-    )
-    told = f"{figures}, perplexity {seen.get('perplexity_growth', 0):+.2%} over {seen.get('tokens', 0):.0f} held-out tokens"
+    told = ", ".join(words.format(seen[name]) for name, words in FIGURES if seen.get(name) is not None)
     message = f"{'; '.join(broken)}; {told}" if broken else told if limited else f"{told}; the recipe has no limit for {kind}"
     limits = {name: values[kind] for name, values in gguf.get("limits", {}).items() if kind in values}
     return Finding(

@@ -99,7 +99,7 @@ def of_files(figures: dict[str, Any]) -> dict[str, Finding]:
 def test_files_within_the_limits_pass_with_their_figures():
     seen = of_files(gguf(**LIMITS))
     assert {kind: finding.status for kind, finding in seen.items()} == {"f16": "skip", "q8_0": "pass", "q6_k": "skip", "q4_k_m": "pass"}
-    assert "KL 0.00200 nats a token (99 %: 0.0060), likeliest token the same in 99.0%, perplexity +1.00%" in seen["q4_k_m"].message
+    assert "KL 0.00200 nats a token, 99 % of it below 0.0060, the likeliest token the same in 99.0%, perplexity +1.00%" in seen["q4_k_m"].message
     assert seen["q6_k"].message.endswith("the recipe has no limit for q6_k") and not seen["q6_k"].required
     assert seen["q4_k_m"].evidence["limits"] == {"max_kl": 0.2, "min_top1": 0.9, "max_perplexity_growth": 0.05}
 
