@@ -128,7 +128,7 @@ def _point(drawing: Element, point: Point, x: float, decades: tuple[int, int]) -
     _add(drawing, "circle", "after", cx=x, cy=y, r=4.5)
     if point.best:
         _add(drawing, "circle", "best", cx=x, cy=y, r=8)
-    late = x > WIDTH / 2
+    late = x > LEFT + 60  # there is room for a name
     _text(drawing, (x - 10 if late else x + 10, y - 6), point.label, "name", "end" if late else "start")
 
 
