@@ -15,9 +15,7 @@ from toolkit.engines import Endpoint, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
-from toolkit.limits import Fidelity, Soak
 from toolkit.recipe import Identity, Task, Think
-from toolkit.render import FROM_GENERATION, context_size
 from toolkit.verify import (
     Expectations,
     Finding,
@@ -41,8 +39,6 @@ from toolkit.verify import endpoint as operations
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
 """Asked where no held-out questions are given."""
 
-FROM_OLLAMA = {theirs: ours for ours, theirs in FROM_GENERATION.items()}
-"""Ollama's names of parameters -> generation_config.json's."""
 ENOUGH = 2
 """Unanswered questions from the start after which no more are asked."""
 
@@ -83,25 +79,11 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
         template=ChatTemplate.of_model(model),
         probes=() if recipe["base"] else identity.read(model.parent),
         identity=Identity.model_validate(recipe["verify"].get("identity", {})),
-        **_settings_of(recipe, dataset),
+        **settings.of_recipe(recipe, dataset),
         variant=recipe["variant"],
         base=recipe["base"],
         parallel=recipe["serve"]["parallel"],
     )
-
-
-def _settings_of(recipe: dict[str, Any], dataset: Path) -> dict[str, Any]:
-    """Return what the recipe says of how the model is served, what that may cost and on what it runs."""
-    served, wanted, extra = recipe["serve"], recipe["verify"], recipe["modelfile"]
-    own = {FROM_OLLAMA.get(name, name): value for name, value in extra["parameters"].items()} if recipe["engine"] == "ollama" else {}
-    context = served["context"]
-    if recipe["engine"] == "ollama":
-        longest = json.loads((dataset / "stats.json").read_text(encoding="utf-8"))["longest_row"]
-        context = own.get("num_ctx", context_size(longest, extra["answer_tokens"]))
-    limits = {name: wanted.get(name) for name in ("gpu", "tokens_per_second_at_least")}
-    soak = Soak.model_validate(wanted["soak"]) if wanted.get("soak") else None
-    fidelity = Fidelity.model_validate(wanted.get("fidelity", {}))
-    return {"context": context, "sampling": {**served["sampling"], **own}, "fidelity": fidelity, "soak": soak, **limits}
 
 
 def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progress: Progress = lambda *_: None) -> tuple[Finding, ...]:

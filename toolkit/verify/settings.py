@@ -17,7 +17,8 @@ from toolkit.engines import Endpoint, Settings, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import is_loopback
 from toolkit.errors import FailedError, ThinkshipError
-from toolkit.limits import SAMPLING
+from toolkit.limits import SAMPLING, Fidelity, Soak
+from toolkit.render import FROM_GENERATION, context_size
 from toolkit.verify import Expectations, Finding
 
 SEEDS, TOKENS = (1, 2, 3), 10
@@ -33,7 +34,23 @@ _CONTEXT = {
     True: f"{_SERVE}: long thinking is cut off in a smaller one",
     False: f"{_SERVE}: a larger one takes memory that was not planned",
 }
+FROM_OLLAMA = {theirs: ours for ours, theirs in FROM_GENERATION.items()}
+"""Ollama's names of parameters -> generation_config.json's."""
 Outcome = dict[str, Any]
+
+
+def of_recipe(recipe: Mapping[str, Any], dataset: Path) -> dict[str, Any]:
+    """Return what a slice of the serve stage says of how the model is served, what that may cost and on what it runs."""
+    served, wanted, extra = recipe["serve"], recipe["verify"], recipe["modelfile"]
+    own = {FROM_OLLAMA.get(name, name): value for name, value in extra["parameters"].items()} if recipe["engine"] == "ollama" else {}
+    context = served["context"]
+    if recipe["engine"] == "ollama":
+        longest = json.loads((dataset / "stats.json").read_text(encoding="utf-8"))["longest_row"]
+        context = own.get("num_ctx", context_size(longest, extra["answer_tokens"]))
+    limits = {name: wanted.get(name) for name in ("gpu", "tokens_per_second_at_least")}
+    soak = Soak.model_validate(wanted["soak"]) if wanted.get("soak") else None
+    fidelity = Fidelity.model_validate(wanted.get("fidelity", {}))
+    return {"context": context, "sampling": {**served["sampling"], **own}, "fidelity": fidelity, "soak": soak, **limits}
 
 
 def of_checkpoint(folder: Path) -> dict[str, float]:

@@ -80,6 +80,7 @@ def test_the_processes_behind_a_port_are_its_holder_and_what_that_started():
     assert footprint.serving(f"http://127.0.0.1:{port}/v1") == frozenset() and footprint.private(pids) == 0
 
 
-@pytest.mark.parametrize("url", ["http://192.0.2.1:8000/v1", "http://127.0.0.1/v1"])
-def test_elsewhere_there_are_none(url):
-    assert footprint.serving(url) == frozenset()
+def test_a_server_elsewhere_at_a_port_that_is_open_here_too_has_none(serve):
+    port = serve(lambda request: send(request, "{}")).rpartition(":")[2]
+    assert footprint.serving(f"http://127.0.0.1:{port}") == {os.getpid()}
+    assert footprint.serving(f"http://192.0.2.1:{port}") == footprint.serving("http://127.0.0.1/v1") == frozenset()

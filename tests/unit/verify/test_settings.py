@@ -13,6 +13,7 @@ from loopback import completion, send, serve
 
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
+from toolkit.plan import serve_step
 from toolkit.verify import Expectations, Finding, settings
 
 RECIPE = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
@@ -134,6 +135,23 @@ def test_a_server_that_breaks_off_while_it_draws_fails(serve):
 
     finding = drawn(serve(answer))
     assert finding.status == "fail" and "draws no answers" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "modelfile", "context", "sampling"),
+    [
+        ("llamacpp", {}, 1024, {}),
+        ("ollama", {}, 768, {}),  # the longest row of 69 tokens and 512 for the answer, rounded up to 256
+        ("ollama", {"num_ctx": 4096, "temperature": 0.7, "repeat_penalty": 1.1}, 4096, {"temperature": 0.7, "repetition_penalty": 1.1}),
+        ("llamacpp", {"temperature": 0.7}, 1024, {}),
+    ],
+)
+def test_a_recipe_states_context_and_sampling_engine_by_engine(demo, tmp_path, engine, modelfile, context, sampling):
+    recipe = demo.model_copy(update={"modelfile": demo.modelfile.model_copy(update={"parameters": modelfile})})
+    (tmp_path / "stats.json").write_text('{"longest_row": 69}')
+    stated = settings.of_recipe(serve_step(recipe, engine, "q8_0", base=False).recipe, tmp_path)
+    assert stated["context"] == context and {name: stated["sampling"][name] for name in {**RECIPE, **sampling}} == {**RECIPE, **sampling}
+    assert (stated["gpu"], stated["soak"], stated["tokens_per_second_at_least"]) == (False, None, None)
 
 
 def test_a_checkpoint_states_its_sampling(tmp_path):
