@@ -13,7 +13,7 @@ from toolkit.places import Place
 from toolkit.recipe import Verify
 from toolkit.runners.tools import ollama_version
 from toolkit.serving import serving
-from toolkit.targets import target
+from toolkit.targets import on_gpu, target
 from toolkit.verify.hardware import on_hardware
 from toolkit.verify.judge import Observation, judge
 from toolkit.verify.observe import expectations_of, observe
@@ -46,7 +46,7 @@ def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     served = target(recipe, task.inputs)
     assert served.model is not None
     where = place(recipe["engine"], task.scratch)
-    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, where.tools.gpu)
+    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, on_gpu(recipe["engine"], where))
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:

@@ -253,7 +253,7 @@ class Verify(Section):
     fidelity: Fidelity = Fidelity()
     """What quantising may cost where no GGUF is served; `gguf` has the limits of the files."""
     gpu: bool | None = None
-    """Whether the model must lie on a GPU; not set: where the engine is given one."""
+    """Whether the model must lie on a GPU; not set: where one is there and the engine's build can use it."""
     tokens_per_second_at_least: Annotated[float, Field(gt=0)] | None = None
     """Least tokens a second of one request, thinking included."""
     soak: Soak | None = None

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Target, Tools, engine
-from toolkit.places import has_nvidia
+from toolkit.places import Machine, Place, has_nvidia
 from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
-from toolkit.runners.tools import ollama
+from toolkit.runners.tools import ollama, ollama_prefix
 from toolkit.stages import IMAGES
 
 
@@ -30,6 +30,15 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         vllm=Vllm.model_validate(serve["vllm"]),
         api_key_file=api_key_file,
     )
+
+
+def on_gpu(name: str, place: Place) -> bool:
+    """Say whether a server is meant to lie on a GPU: one is there, and the build can use it.
+
+    On this machine the locks' llama.cpp and vLLM are builds for the CPU, and so is an Ollama that was built here; the images know their own.
+    """
+    for_cpu = name in ("llamacpp", "vllm") or (name == "ollama" and place.tools.ollama == ollama_prefix() / "bin" / "ollama")
+    return place.tools.gpu and not (isinstance(place, Machine) and for_cpu)
 
 
 def tools(name: str, scratch: Path) -> Tools:

@@ -12,7 +12,10 @@ import pytest
 from loopback import send, serve
 
 from toolkit import footprint
-from toolkit.engines import Endpoint, Target
+from toolkit.engines import Endpoint, Target, Tools
+from toolkit.places import Machine
+from toolkit.runners.tools import ollama_prefix
+from toolkit.targets import on_gpu
 from toolkit.verify import Expectations, Finding, Reply, hardware
 
 MIB = 1 << 20
@@ -100,6 +103,22 @@ def test_the_speed_has_a_floor_of_its_own(serve):
     finding = check(url, replace(cpu, tokens_per_second_at_least=60))
     assert finding.status == "fail" and "50.0 tokens/s, at least 60 wanted" in finding.message and finding.remedy
     assert check(url, cpu, [Reply(question="q", error="hangs")]).status == "skip"
+
+
+class Elsewhere:
+    """A container, as far as its tools tell."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+
+
+@pytest.mark.parametrize(("engine", "local"), [("llamacpp", False), ("vllm", False), ("transformers", True), ("ollama", True)])
+def test_a_gpu_is_meant_where_the_build_can_use_it(tmp_path, engine, local):
+    tools = Tools({}, tmp_path, tmp_path, ollama=tmp_path / "ollama", gpu=True)
+    assert (on_gpu(engine, Machine(tools)), on_gpu(engine, Elsewhere(tools))) == (local, True)
+    without = replace(tools, gpu=False)
+    assert not on_gpu(engine, Machine(without)) and not on_gpu(engine, Elsewhere(without))
+    assert not on_gpu("ollama", Machine(replace(tools, ollama=ollama_prefix() / "bin" / "ollama")))
 
 
 def test_weights_are_counted_by_what_is_served(tmp_path):
