@@ -73,7 +73,7 @@ def test_the_tuned_model_keeps_every_contract_and_is_healthy(tuned, template, ll
     with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
         seen = statuses(endpoint, template)
         skipped = {name for name, status in seen.items() if status == "skip"}
-        assert skipped == {"task", "authentication", "identity", "context", "quantization", "sampling", "fidelity", "hardware"} and set(
+        assert skipped == {"task", "authentication", "identity", "context_length", "quantization", "sampling", "fidelity", "hardware"} and set(
             seen.values()
         ) == {"pass", "skip"}, seen
         assert set(seen) >= {*REQUIRED, "models", "metrics"}
@@ -100,7 +100,9 @@ def assert_as_served(endpoint: Endpoint, context: int) -> None:
     expected = Expectations(variant="q8_0", context=context, sampling=sampling, soak=Soak(requests=100), parallel=2)
     with Chat(endpoint) as chat:
         found = [*settings.checks(chat, expected), *memory.checks(chat, expected)]
-    assert {finding.name: finding.status for finding in found} == dict.fromkeys(("context", "quantization", "sampling", "memory"), "pass"), found
+    assert {finding.name: finding.status for finding in found} == dict.fromkeys(("context_length", "quantization", "sampling", "memory"), "pass"), (
+        found
+    )
 
 
 def test_the_base_model_breaks_the_think_contract(base, template, llamacpp, tmp_path):

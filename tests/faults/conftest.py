@@ -140,11 +140,6 @@ class Matrix:
 
     rows: list[tuple[str, str, str, float]] = field(default_factory=list)
 
-    def add(self, fault: Fault, seen: Outcome) -> None:
-        """Keep what the gate said of a server with a fault."""
-        others = ", ".join(name for name in seen.failed if name != fault.found_by)
-        self.rows.append((fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds))
-
     def lines(self) -> Iterator[str]:
         """Yield the table as Markdown."""
         yield "| fault | found by | fails as well | seconds |\n| --- | --- | --- | --- |"

@@ -32,8 +32,8 @@ def modelfile(name: str, found_by: str, old: str, new: str) -> Setup:
 
 
 SETTINGS = (
-    program("a context of half the recipe's", "context", "given.context * given.parallel,", "given.context // 2 * given.parallel,"),
-    program("a context of twice the recipe's", "context", "given.context * given.parallel,", "given.context * 2 * given.parallel,"),
+    program("a context of half the recipe's", "context_length", "given.context * given.parallel,", "given.context // 2 * given.parallel,"),
+    program("a context of twice the recipe's", "context_length", "given.context * given.parallel,", "given.context * 2 * given.parallel,"),
     program(
         "temperature 1.5 in the server's defaults", "sampling", "params.use_jinja = True", "params.use_jinja = True\n    params.sampling.temp = 1.5"
     ),
@@ -41,7 +41,7 @@ SETTINGS = (
     Setup(header("every token may be drawn", "sampling", general__sampling__top_k=0)),
     modelfile("temperature 1.5 in the Modelfile", "sampling", r"PARAMETER temperature [0-9.]+", "PARAMETER temperature 1.5"),
     modelfile("a Modelfile without sampling", "sampling", r"(PARAMETER (temperature|top_p|top_k) [0-9.]+\n)+", ""),
-    modelfile("a context of 512 tokens", "context", r"PARAMETER num_ctx \d+", "PARAMETER num_ctx 512"),
+    modelfile("a context of 512 tokens", "context_length", r"PARAMETER num_ctx \d+", "PARAMETER num_ctx 512"),
     Setup(Fault("a coarser quantisation than the recipe's", "quantization"), file="q4_k_m"),
     Setup(Fault("Ollama: a coarser quantisation than the recipe's", "quantization"), "ollama", file="q4_k_m"),
     Setup(Fault("the CPU where a GPU is meant", "hardware"), meant={"gpu": True}),

@@ -18,7 +18,7 @@ from toolkit.verify.observe import Observed
 
 REQUIRED = (
     *("think", "stop", "prompt", "identity", "usage", "errors", "concurrency", "cancellation"),
-    *("context", "quantization", "sampling", "fidelity", "hardware"),
+    *("context_length", "quantization", "sampling", "fidelity", "hardware"),
 )
 """Checks that must have been made of each served variant of the tuned model, if only to say why they could not."""
 

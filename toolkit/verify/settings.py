@@ -1,4 +1,4 @@
-"""How the server says it serves: context length, quantisation and default sampling are what the recipe says (`context`, `quantization`, `sampling`).
+"""How the server says it serves: context length, quantisation and default sampling are what the recipe says (`context_length`, `quantization`, `sampling`).
 
 Most servers tell it; where one hides its sampling, answers prove it: drawn with the server's defaults and drawn with the recipe's parameters, seed
 for seed, they are the same. It proves nothing of parameters that the recipe does not state, and takes the server's word for its quantisation,
@@ -70,16 +70,16 @@ def told(endpoint: Endpoint) -> Settings:
 
 
 def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
-    """Yield the findings `context`, `quantization` and `sampling`."""
+    """Yield the findings `context_length`, `quantization` and `sampling`."""
     name = chat.endpoint.engine
     try:
         seen = told(chat.endpoint)
     except ThinkshipError as error:
         status = "fail" if is_loopback(chat.endpoint.url) else "skip"  # a proxy may well keep such pages closed
         failed: Outcome = {"status": status, "message": f"the server cannot be asked for its settings: {error.message}", "remedy": error.remedy}
-        outcomes: dict[str, Outcome] = dict.fromkeys(("context", "quantization", "sampling"), failed)
+        outcomes: dict[str, Outcome] = dict.fromkeys(("context_length", "quantization", "sampling"), failed)
     else:
-        parts = {"context": _context(name, seen, expectations), "quantization": _quantization(name, seen, expectations)}
+        parts = {"context_length": _context(name, seen, expectations), "quantization": _quantization(name, seen, expectations)}
         outcomes = {**parts, "sampling": _sampling(chat, seen, expectations)}
     for title, outcome in outcomes.items():
         yield Finding(name=title, engine=name, variant=expectations.variant, required=outcome["status"] != "skip", **outcome)

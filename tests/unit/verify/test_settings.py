@@ -43,7 +43,7 @@ def found(url: str, engine: str, expectations: Expectations = EXPECTED) -> dict[
 @pytest.mark.parametrize("engine", PAGES)
 def test_a_server_that_says_what_the_recipe_says_passes(serve, engine):
     assert {name: finding.status for name, finding in found(serve(pages(PAGES[engine])), engine).items()} == {
-        "context": "pass",
+        "context_length": "pass",
         "quantization": "pass",
         "sampling": "pass",
     }
@@ -52,8 +52,8 @@ def test_a_server_that_says_what_the_recipe_says_passes(serve, engine):
 @pytest.mark.parametrize(
     ("engine", "wanted", "check", "words"),
     [
-        ("llamacpp", {"context": 2048}, "context", "1024 tokens of context, the recipe says 2048"),
-        ("ollama", {"context": 512}, "context", "1024 tokens of context, the recipe says 512"),
+        ("llamacpp", {"context": 2048}, "context_length", "1024 tokens of context, the recipe says 2048"),
+        ("ollama", {"context": 512}, "context_length", "1024 tokens of context, the recipe says 512"),
         ("llamacpp", {"variant": "f16"}, "quantization", "the weights are q8_0, the recipe says f16"),
         ("ollama", {"variant": "q4_k_m"}, "quantization", "the weights are q8_0, the recipe says q4_k_m"),
         ("llamacpp", {"sampling": {"temperature": 1.5}}, "sampling", "temperature is 0.6, the recipe says 1.5"),
@@ -69,14 +69,14 @@ def test_what_differs_is_named_with_both_values_and_nothing_else_fails(serve, en
 
 def test_llama_cpp_rounds_a_context_up_to_256_and_no_further(serve):
     url = serve(pages(PAGES["llamacpp"]))
-    assert found(url, "llamacpp", replace(EXPECTED, context=1000))["context"].status == "pass"
-    assert found(url, "llamacpp", replace(EXPECTED, context=768))["context"].status == "fail"
+    assert found(url, "llamacpp", replace(EXPECTED, context=1000))["context_length"].status == "pass"
+    assert found(url, "llamacpp", replace(EXPECTED, context=768))["context_length"].status == "fail"
 
 
 def test_what_is_not_stated_or_not_told_is_skipped_with_the_reason_and_not_required(serve):
     silent = found(serve(pages({})), "openai", EXPECTED)
     assert {finding.status for finding in silent.values()} == {"skip"} and not any(finding.required for finding in silent.values())
-    assert "openai tells no context length" in silent["context"].message
+    assert "openai tells no context length" in silent["context_length"].message
     unstated = found(serve(pages(PAGES["ollama"])), "ollama", Expectations(timeout=5))
     assert {finding.status for finding in unstated.values()} == {"skip"} and all(finding.message for finding in unstated.values())
 
