@@ -1,4 +1,4 @@
-"""How the server says it serves: context length, quantisation and default sampling are what the recipe says (`context_length`, `quantization`, `sampling`).
+"""How the server says it serves: `context_length`, `quantization` and default `sampling` are what the recipe says.
 
 Most servers tell it; where one hides its sampling, answers prove it: drawn with the server's defaults and drawn with the recipe's parameters, seed
 for seed, they are the same. It proves nothing of parameters that the recipe does not state, and takes the server's word for its quantisation,
