@@ -31,12 +31,12 @@ def modelfile(name: str, found_by: str, old: str, new: str) -> Setup:
     return Setup(Fault(f"Ollama: {name}", found_by, modelfile=(old, new)), "ollama")
 
 
+HOT = "    params.use_jinja = True\n    params.sampling.temp, params.sampling.user_sampling_config = 1.5, 0xFFFF"
+"""As if the command line said so: else the sampling in the file's header wins over the server's."""
 SETTINGS = (
     program("a context of half the recipe's", "context_length", "given.context * given.parallel,", "given.context // 2 * given.parallel,"),
     program("a context of twice the recipe's", "context_length", "given.context * given.parallel,", "given.context * 2 * given.parallel,"),
-    program(
-        "temperature 1.5 in the server's defaults", "sampling", "params.use_jinja = True", "params.use_jinja = True\n    params.sampling.temp = 1.5"
-    ),
+    program("temperature 1.5 in the server's defaults", "sampling", "    params.use_jinja = True", HOT),
     Setup(header("temperature 1.5 in the file's header", "sampling", general__sampling__temp=1.5)),
     Setup(header("every token may be drawn", "sampling", general__sampling__top_k=0)),
     modelfile("temperature 1.5 in the Modelfile", "sampling", r"PARAMETER temperature [0-9.]+", "PARAMETER temperature 1.5"),

@@ -149,15 +149,24 @@ def _drawn_sampling(chat: Chat, wanted: Mapping[str, float]) -> Outcome:
     if not server.sampled(wanted):
         return {"status": "skip", "message": f"{chat.endpoint.engine} tells no sampling parameters, and takes not all of them in a request"}
     try:
-        _draws(chat, server.sampled(wanted))  # the prompt is cached from here on, for one answer as for the other
+        first = _draws(chat, server.sampled(wanted))  # the prompt is cached from here on, for one answer as for the other
         own, theirs, wild = (_draws(chat, fields) for fields in ({}, server.sampled(wanted), server.sampled(WILD)))
-        if any(map(_goes_along, theirs, wild)):
-            return {"status": "skip", "message": "the model answers the same however it is sampled, or draws no seed: nothing can be seen"}
+        if why := _blind(first, theirs, wild):
+            return {"status": "skip", "message": f"{chat.endpoint.engine} tells no sampling parameters, and {why}"}
         like_recipe = sum(map(_goes_along, own, theirs))
         neutral = like_recipe == 0 and all(map(_goes_along, own, _draws(chat, server.sampled(NEUTRAL))))
     except ThinkshipError as error:
         return {"status": "fail", "message": f"the server draws no answers: {error.message}", "remedy": error.remedy}
     return _drawn_outcome(like_recipe, neutral, wanted, {"defaults": own, "recipe": theirs})
+
+
+def _blind(first: list[str], theirs: list[str], wild: list[str]) -> str:
+    """Say why draws show nothing here, nothing where they do."""
+    if not all(theirs):
+        return "a draw holds no text"
+    if not any(map(_goes_along, first, theirs)):
+        return "one seed draws two answers"
+    return "the model answers the same however it is sampled" if any(map(_goes_along, theirs, wild)) else ""
 
 
 def _drawn_outcome(like_recipe: int, neutral: bool, wanted: Mapping[str, float], evidence: dict[str, Any]) -> Outcome:

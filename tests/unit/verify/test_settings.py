@@ -93,16 +93,17 @@ WORDS = [f"word{number}" for number in range(60)]
 class Sampler:
     """A server that says nothing of its sampling; its answers are drawn from the parameters and the seed."""
 
-    def __init__(self, defaults: dict[str, float], sure: bool = False) -> None:
-        self.defaults, self.sure = defaults, sure
+    def __init__(self, defaults: dict[str, float], how: str = "") -> None:
+        self.defaults, self.how = defaults, how
 
     def __call__(self, request) -> None:
         if request.path != "/v1/chat/completions":
             return send(request, json.dumps({"data": [{"id": "m", "max_model_len": 1024}]}))
         body = json.loads(request.body)
         used = {name: body.get(name, self.defaults[name]) for name in ("temperature", "top_p", "top_k")}
-        chance = random.Random(0 if self.sure else json.dumps([body["seed"], [float(used[name]) for name in sorted(used)]]))
-        return send(request, completion({"content": " ".join(chance.choices(WORDS, k=body["max_tokens"]))}, "length"))
+        source = {"sure": 0, "seedless": None}.get(self.how, json.dumps([body["seed"], [float(used[name]) for name in sorted(used)]]))
+        words = " ".join(random.Random(source).choices(WORDS, k=body["max_tokens"]))
+        return send(request, completion({"content": "" if self.how == "silent" else words}, "length"))
 
 
 def drawn(url: str) -> Finding:
@@ -124,9 +125,13 @@ def test_a_checkpoint_whose_generation_config_is_not_read_is_told(serve):
     assert finding.status == "fail" and "generation_config.json is not read" in finding.message
 
 
-def test_a_model_that_always_says_the_same_shows_nothing(serve):
-    finding = drawn(serve(Sampler(RECIPE, sure=True)))
-    assert (finding.status, finding.required) == ("skip", False)
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("sure", "answers the same however"), ("seedless", "one seed draws two answers"), ("silent", "a draw holds no text")],
+)
+def test_where_draws_show_nothing_it_is_skipped_with_the_reason(serve, how, words):
+    finding = drawn(serve(Sampler({**RECIPE, "temperature": 1.5}, how)))
+    assert (finding.status, finding.required) == ("skip", False) and words in finding.message
 
 
 def test_a_server_that_breaks_off_while_it_draws_fails(serve):
