@@ -241,6 +241,8 @@ class Verify(Section):
     """Share of answers that keep the think contract."""
     identity: Identity = Identity()
     """What proves that the merged model is served."""
+    injection: Literal["accept", "refuse"] = "accept"
+    """Whether a special token's text typed by a user may become that token, as it does on every server that is known."""
     task: Task | None = None
     """Before and after."""
 

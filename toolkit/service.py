@@ -20,7 +20,7 @@ from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
 from toolkit.targets import target
-from toolkit.verify import Expectations, identity
+from toolkit.verify import Expectations, ends, identity, tokens
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
@@ -182,6 +182,7 @@ def _examined(given: dict[str, Any], store: Path) -> Report:
     endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
     known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
+    known |= {"tokenized": tokens.read(folder.resolve().parent), "ends": ends.of_model(folder)} if folder else {}
     expected = Expectations(**known, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)
     seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from catalogue import Fault
+from gateway import before
 
 from toolkit import recipe_file
 from toolkit.engines import Target
@@ -81,13 +83,16 @@ def served(store: Path) -> Callable[[str, str], Served]:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Callable[..., Outcome]:
-    """gate(engine, target, expected, programs=None) serves a target and says which checks failed."""
+    """gate(engine, target, expected, programs=None, gateway="") serves a target and says which checks failed."""
 
-    def judge(engine: str, wanted: Target, expected: Expectations, programs: Path | None = None) -> Outcome:
+    def judge(engine: str, wanted: Target, expected: Expectations, programs: Path | None = None, gateway: str = "") -> Outcome:
         began, place = time.monotonic(), tools(engine, tmp_path / "scratch")
         try:
-            with serving(engine, wanted, Machine(replace(place, programs=programs or place.programs)), tmp_path / "log") as endpoint:
-                findings = examine(endpoint, expected)[1]
+            with (
+                serving(engine, wanted, Machine(replace(place, programs=programs or place.programs)), tmp_path / "log") as endpoint,
+                before(endpoint.root, gateway) if gateway else nullcontext(endpoint.root) as root,
+            ):
+                findings = examine(replace(endpoint, url=f"{root}/v1"), expected)[1]
         except ThinkshipError as error:
             return Outcome({"start": error.message}, (), time.monotonic() - began)
         failed = {finding.name: finding.message for finding in findings if finding.status == "fail"}
@@ -128,7 +133,7 @@ def _faulty_file(fault: Fault, served: Served, path: Path) -> Path:
 
 def _faulty_program(fault: Fault, folder: Path) -> Path:
     assert fault.program
-    text = (IMAGES / "llamacpp" / "serve.py").read_text(encoding="utf-8")
+    text = (IMAGES / fault.engine[0] / "serve.py").read_text(encoding="utf-8")
     assert fault.program[0] in text, f"{fault.name}: serve.py has no {fault.program[0]!r}"
     (folder / "serve.py").write_text(text.replace(*fault.program, 1), encoding="utf-8")
     return folder

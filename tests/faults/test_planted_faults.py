@@ -17,11 +17,12 @@ SLICES = 5
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, matrix: Matrix, tmp_path: Path):
-    engine, variant = ("ollama", "q8_0") if fault.modelfile else ("llamacpp", "f16")
-    clean = served(engine, variant)
+def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, matrix: Matrix, tmp_path: Path, monkeypatch):
+    for name, value in fault.settings.items():
+        monkeypatch.setenv(name, value)
+    clean = served(*fault.engine)
     target, programs = planted(fault, clean, tmp_path)
-    seen = gate(engine, target, clean.expected, programs)
+    seen = gate(fault.engine[0], target, clean.expected, programs, fault.gateway)
     for path in tmp_path.glob("*.gguf"):
         path.unlink()  # a quarter of a gigabyte each
     others = ", ".join(name for name in seen.failed if name != fault.found_by)
