@@ -1,7 +1,8 @@
 """Plants one fault in a GGUF: `plant.py ARGS.json`, run by the training environment's interpreter, which has llama.cpp's gguf package.
 
 ARGS.json: source and target (files), and what is wrong with the target: `template` (a chat template), `fields` (key -> value of a header
-field that is there), `tokens` (the name of a function of TOKENS), `weights` (the name of a function of WEIGHTS), `base` (the base model's GGUF, for those that need one).
+field that is there), `tokens` (the name of a function of TOKENS), `weights` (the name of a function of WEIGHTS), `base` (the base model's
+GGUF, for those that need one).
 """
 
 from __future__ import annotations

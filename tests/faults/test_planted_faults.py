@@ -26,14 +26,16 @@ def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Fin
     for path in tmp_path.glob("*.gguf"):
         path.unlink()  # a quarter of a gigabyte each
     others = ", ".join(name for name in seen.failed if name != fault.found_by)
-    matrix.rows.append((fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds))
+    matrix.found(fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds)
     assert fault.found_by in seen.failed, seen.failed
 
 
 @pytest.mark.parametrize("part", range(SLICES))
 @pytest.mark.parametrize(("engine", "variant"), CLEAN)
-def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part: int, served: Find, gate: Gate):
+def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part: int, served: Find, gate: Gate, matrix: Matrix):
     clean = served(engine, variant)
     probes = clean.expected.probes[part:] + clean.expected.probes[:part]
     seen = gate(engine, clean.target, replace(clean.expected, questions=clean.expected.questions[part:], probes=probes, task=None))
+    name = f"nothing wrong: {engine}, {variant}, questions from number {part + 1}"
+    matrix.clean[name] = f"| {name} | {', '.join(seen.failed) or 'none'} | {seen.seconds:.0f} |"
     assert seen.failed == {}

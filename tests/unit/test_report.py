@@ -150,7 +150,7 @@ def test_the_terminal_gets_the_same_facts(small, capsys):
     terminal.show(small)
     shown = capsys.readouterr().out
     assert "verdict: pass" in shown and "q4_k_m" in shown and "1/2 9–91%" in shown
-    assert "20 checks, 19 of them required: 19 passed, 0 failed, 1 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
+    assert "36 checks, 35 of them required: 35 passed, 0 failed, 1 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
 
 
 def test_nested_facts_become_lines():

@@ -37,6 +37,8 @@ class Target:
     modelfile: Path | None = None
     think: Think = field(default_factory=Think)
     vllm: Vllm = field(default_factory=Vllm)
+    base: bool = False
+    """Whether it is the model before the fine-tune, which may not think."""
     api_key_file: Path | None = None
     """File with the key that every request must bear; it never stands on a command line."""
 

@@ -42,7 +42,8 @@ class Vllm(OpenAI):
             *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel)),
             *("--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
-            *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
+            # Without a tag the parser takes an answer for reasoning: a plain model before its fine-tune writes none.
+            *(() if target.family == "chatml" and target.base else ("--reasoning-parser", PARSER)),
             *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if tools.gpu else ("--enforce-eager",)),
             *target.vllm.extra_args,
         )
