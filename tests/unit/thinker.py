@@ -29,7 +29,7 @@ def prompt(messages: list[dict[str, Any]]) -> str:
 class Thinker:
     """Faults, by name: `says stop`, `answers at once`, `tags`, `inline`, `looks at the prompt`, `looks at tools`, `switches`, `believes`,
     `refuses the switch`, `cut bytes`, `surrogates`, `no schema`, `refuses schemas`, `leaks stops`, `stops as length`, `streams inline`,
-    `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`, `escapes`; `eos`: the end token it names.
+    `fills in silence`, `breaks when full`, `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`, `escapes`; `eos`: the end token it names.
     """
 
     def __init__(self, *faults: str, eos: str = "<|im_end|>") -> None:
@@ -59,7 +59,12 @@ class Thinker:
         if "response_format" in body and "refuses schemas" in self.faults:
             send(request, '{"error": {"message": "no schemas here"}}', 400)
             return
+        if sent + body["max_tokens"] > CONTEXT and "ignore_eos" in body and "breaks when full" in self.faults:
+            send(request, '{"error": {"message": "the context is full"}}', 500)
+            return
         reasoning, text, finish = self._answer(body)
+        if "ignore_eos" in body:
+            finish = "stop" if "fills in silence" in self.faults else "length"
         if body.get("stream"):
             send(request, "".join(self._events(reasoning, text, finish)), kind="text/event-stream")
             return

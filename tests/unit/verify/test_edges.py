@@ -48,7 +48,7 @@ def test_a_good_server_passes_every_check(serve):
     assert {name: finding.status for name, finding in seen.items()} == dict.fromkeys(edges.EDGES, "pass")
     assert "thinking cannot be switched off (the template has no switch)" in seen["switch"].message
     assert "becomes that token" in seen["injection"].message and not seen["injection"].required
-    assert "is refused with words" in seen["context"].message
+    assert "is refused with words; an answer that fills the context has finish_reason length" in seen["context"].message
     assert "2 texts by their token ids, 1 prompts by their length" in seen["tokens"].message
     assert "returned by a tool" in seen["quoting"].message
 
@@ -71,6 +71,8 @@ def test_a_good_server_passes_every_check(serve):
         ("another tokenizer", "tokens", "token ids of 'Hello, world' are"),
         ("cuts prompts", "context", "are read and the others dropped without a word"),
         ("breaks on long prompts", "context", "is not refused with a 4xx: "),
+        ("fills in silence", "context", "an answer that fills the context ends with finish_reason stop"),
+        ("breaks when full", "context", "an answer that does not fit into the context: "),
     ],
 )
 def test_each_fault_is_named_by_its_check(serve, fault, name, words):
