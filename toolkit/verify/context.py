@@ -58,9 +58,8 @@ def check(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -> F
         why = "the context length is not known" if context is None else f"{name} holds requests to no context length"
         return expectations.skipped("context", name, why)
     if habits.cuts_prompts and context > MOST:
-        return expectations.skipped(
-            "context", name, f"{name} shortens a prompt beyond its context and reads the rest, which takes long at {context} tokens"
-        )
+        why = f"{name} shortens a prompt beyond its context and reads the rest, which takes long at {context} tokens"
+        return expectations.skipped("context", name, why)
     measure = _measure(chat)
     if measure is None:
         return expectations.skipped("context", name, "the server tells no prompt_tokens")
