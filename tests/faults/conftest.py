@@ -188,12 +188,6 @@ tokens up to 256. A beginning token that is also the template's first is no faul
 """
 
 
-@pytest.fixture(scope="session")
-def matrix() -> Matrix:
-    """Collect the outcome of every fault."""
-    return MATRIX
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the page; THINKSHIP_FAULT_MATRIX names a file that gets it too."""
     path = Path(os.environ.get("THINKSHIP_FAULT_MATRIX") or os.devnull)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from catalogue import FAULTS, Fault
-from conftest import Matrix, Outcome, Served, planted
+from conftest import MATRIX, Outcome, Served, planted
 
 Find = Callable[[str, str], Served]
 Gate = Callable[..., Outcome]
@@ -17,7 +17,7 @@ SLICES = 5
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, matrix: Matrix, tmp_path: Path, monkeypatch):
+def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, tmp_path: Path, monkeypatch):
     for name, value in fault.settings.items():
         monkeypatch.setenv(name, value)
     clean = served(*fault.engine)
@@ -26,16 +26,16 @@ def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Fin
     for path in tmp_path.glob("*.gguf"):
         path.unlink()  # a quarter of a gigabyte each
     others = ", ".join(name for name in seen.failed if name != fault.found_by)
-    matrix.found(fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds)
+    MATRIX.found(fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds)
     assert fault.found_by in seen.failed, seen.failed
 
 
 @pytest.mark.parametrize("part", range(SLICES))
 @pytest.mark.parametrize(("engine", "variant"), CLEAN)
-def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part: int, served: Find, gate: Gate, matrix: Matrix):
+def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part: int, served: Find, gate: Gate):
     clean = served(engine, variant)
     probes = clean.expected.probes[part:] + clean.expected.probes[:part]
     seen = gate(engine, clean.target, replace(clean.expected, questions=clean.expected.questions[part:], probes=probes, task=None))
     name = f"nothing wrong: {engine}, {variant}, questions from number {part + 1}"
-    matrix.clean[name] = f"| {name} | {', '.join(seen.failed) or 'none'} | {seen.seconds:.0f} |"
+    MATRIX.clean[name] = f"| {name} | {', '.join(seen.failed) or 'none'} | {seen.seconds:.0f} |"
     assert seen.failed == {}
