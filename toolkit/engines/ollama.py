@@ -27,6 +27,7 @@ class Ollama(OpenAI):
         lenient={"negative max_tokens": "answered"},  # taken for without end: llm/llama_server.go, boundedNumPredict
         parser="a TEMPLATE that writes .Thinking of its .Messages between the tags",
         unthinking={"reasoning_effort": "none"},
+        believes_in_switch=True,  # TEMPLATEs close the thinking, whether the model has learnt to answer without or not
         cuts_prompts=True,
     )
     fields = ("reasoning", "thinking")

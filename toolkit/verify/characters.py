@@ -16,8 +16,8 @@ from toolkit.errors import RefusedError
 from toolkit.verify import Expectations, Finding, Reply
 from toolkit.verify.think import sound
 
-TEXT = "患者咳嗽é👩‍🔬🙂"
-"""What the model is to say: three bytes a character, two, and four with a joiner between them."""
+TEXT = "患é👩‍🔬"
+"""What the model is to say: characters of three bytes, of two, and of four with a joiner between them."""
 ROOM = 64
 """Tokens for it beyond those of the known answer: a byte may take one."""
 REMEDY = "update the server, or what passes its stream on: bytes of one character must stay in one chunk"

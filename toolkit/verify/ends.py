@@ -7,6 +7,7 @@ What a server does not tell is not compared. That answers do end is the check `s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from toolkit.engines.chat import Chat
 from toolkit.verify import Expectations, Finding, Reply
 from toolkit.verify.think import sound
 
-WORDS = range(3, 10)
-"""Which words of a reasoning are looked at for one to stop at."""
+WORD = re.compile(r"[^\W\d_]{3,}")
+"""A word to stop at."""
+AFTER = 12
+"""Characters of the reasoning before it, so that something is left."""
 TOKENS = 48
 """Budget of the answer that is to be stopped."""
 CONTROL = ("<|", "<｜")
@@ -37,7 +40,7 @@ def of_model(model: Path) -> Ends | None:
 
 def check(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -> Finding:
     """Compare what is written and what is told, and stop one answer at a word of its own; errors as `Engine.ends` and `Chat.ask`."""
-    name, known = chat.endpoint.engine, sound(chat, expectations, replies, WORDS.stop)
+    name, known = chat.endpoint.engine, sound(chat, expectations, replies)
     told, faults = engine(name).ends(chat.endpoint), []
     if expectations.ends:
         faults += [*_written(expectations.ends, expectations.template), *_served(expectations.ends, told, expectations.template)]
@@ -97,8 +100,8 @@ def _served(wanted: Ends, told: Ends, template: ChatTemplate | None) -> Iterator
 
 def _word(known: Reply) -> str:
     """Return a word early in the reasoning that stands nowhere before it, empty where there is none."""
-    words = known.reasoning.split()
-    return next((words[n] for n in WORDS if words[n].isalpha() and len(words[n]) > 2 and words[n] not in " ".join(words[:n])), "")
+    text = known.reasoning.strip()
+    return next((found.group() for found in WORD.finditer(text, AFTER) if found.group() not in text[: found.start()]), "")
 
 
 def _stopped(chat: Chat, known: Reply, word: str) -> Iterator[str]:

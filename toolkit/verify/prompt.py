@@ -22,6 +22,8 @@ from toolkit.verify.conversations import CORPUS, WEATHER, called, quoted, rememb
 
 TOKENS = 12
 """Length of the continuation that is compared where the server shows no prompt."""
+SENT = ("one question", "system prompt", "several turns", "tags typed by the user")
+"""Conversations that are also sent as chats, for the length of the prompt that these are answered from."""
 REMEDY = "serve with the template of modelfiles/ (the checkpoint's, the GGUF's and the Modelfile's derive from it)"
 OVERRULED = "the Modelfile's TEMPLATE is not used: Ollama runs the GGUF's Jinja in its place, which can do more"
 GO = "give the TEMPLATE the model's tags around .Thinking (modelfiles/<family>.gotmpl), leave it out, or start Ollama with OLLAMA_GO_TEMPLATE=1"
@@ -87,7 +89,7 @@ def _compare(server: Engine, chat: Chat, asked: Sequence[Talk], bos: str, parall
 
     def one(talk: Talk) -> str:
         seen = compare(server, chat, talk, bos)
-        return seen or ("" if how == "behaviour" or talk.tools else _sent(server, chat, talk))
+        return seen or (_sent(server, chat, talk) if talk.title in SENT and how != "behaviour" else "")
 
     with ThreadPoolExecutor(parallel if server.habits.batches else 1) as pool:
         seen = zip(asked, pool.map(one, asked), strict=True)

@@ -53,7 +53,7 @@ def check(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -> F
 def _outcome(answer: Answer, known: Reply, expectations: Expectations) -> str:
     """Return `off`, `on`, or `misread` where the reasoning is sent as the answer."""
     tags = expectations.think
-    if tags.open in answer.text or tags.close in answer.text or answer.where == "inline" != known.where:
+    if tags.open in answer.text or tags.close in answer.text or (answer.where == "inline" and known.where != "inline"):
         return "misread"
     if answer.reasoning.strip():
         return "on"
