@@ -44,17 +44,22 @@ Compare = Callable[[Engine, Chat, Talk, str], str]
 
 
 def talks(expectations: Expectations, template: ChatTemplate) -> list[Talk]:
-    """Return the conversations that the template can render."""
+    """Return the conversations that the template can render; one may know no system turn, no tools, or no arguments of a call."""
     tags = expectations.think
-    made = [Talk(title, messages, template.render(messages)) for title, messages in (CORPUS | quoted(tags.open, tags.close)).items()]
-    made.append(Talk("reasoning sent back", remembered(), template.render(remembered())))
-    try:
-        offered = template.render(called(as_text=False), tools=[WEATHER])
-        if offered != template.render(called(as_text=False)) and "sunny" in offered:
-            made.append(Talk("tools", called(), offered, (WEATHER,)))
-    except InvalidError:
-        pass  # a template that knows no tools is asked for none
+    plain = {**CORPUS, **quoted(tags.open, tags.close), "reasoning sent back": remembered()}
+    made = [Talk(title, messages, wanted) for title, messages in plain.items() if (wanted := _rendered(template, messages))]
+    offered = _rendered(template, called(as_text=False), tools=[WEATHER])
+    if "sunny" in offered and offered != _rendered(template, called(as_text=False)):
+        made.append(Talk("tools", called(), offered, (WEATHER,)))
     return made
+
+
+def _rendered(template: ChatTemplate, messages: Sequence[Message], **variables: Any) -> str:
+    """Return the template's prompt, empty where it refuses the conversation."""
+    try:
+        return template.render(messages, **variables)
+    except InvalidError:
+        return ""
 
 
 def check(name: str, expectations: Expectations, chat: Chat) -> Finding:
@@ -64,6 +69,8 @@ def check(name: str, expectations: Expectations, chat: Chat) -> Finding:
         made: dict[str, Any] = {"status": "skip", "required": False, "remedy": "give one with --model-dir"}
         return expectations.finding("prompt", name, **made, message="no HF checkpoint was given to compare with")
     asked = talks(expectations, template)
+    if not asked:
+        return expectations.finding("prompt", name, status="fail", message="the chat template refuses every conversation", remedy=REMEDY)
     try:
         how, differences = _compare(engine(name), chat, asked, template.tokens.get("bos_token", ""), expectations.parallel)
         used, overruled = engine(name).template(chat.endpoint), engine(name).overruled(chat.endpoint)
@@ -71,13 +78,17 @@ def check(name: str, expectations: Expectations, chat: Chat) -> Finding:
         words = f"the server cannot be asked for its prompts: {error.message}"
         return expectations.finding("prompt", name, status="fail", message=words, remedy=error.remedy)
     equal = f"{len(asked) - len(differences)} of {len(asked)} prompts equal the HF chat template's, compared by {how}; the server used {used}"
+    refused = [title for title in CORPUS if title not in {talk.title for talk in asked}]
     return expectations.finding(
         "prompt",
         name,
         status="fail" if differences or overruled else "pass",
         message=f"{equal}; {OVERRULED}" if overruled else equal,
         remedy=REMEDY if differences else GO if overruled else "",
-        evidence={"compared_by": how, "template": used, "conversations": [talk.title for talk in asked], "differences": differences[:5]},
+        evidence={
+            **{"compared_by": how, "template": used, "conversations": [talk.title for talk in asked]},
+            **{"refused_by_the_template": refused, "differences": differences[:5]},
+        },
     )
 
 

@@ -71,6 +71,15 @@ def test_a_template_that_knows_tools_is_asked_for_them():
     assert "tools" not in {talk.title for talk in talks(Expectations(), r1)} | {talk.title for talk in talks(Expectations(), SIMPLE)}
 
 
+def test_a_conversation_that_the_template_refuses_is_left_out_and_said(serve):
+    strict = ChatTemplate("{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + SIMPLE.source)
+    finding = found(serve(Thinker()), template=strict)
+    assert finding.status == "pass" and finding.message.startswith("10 of 10 prompts")
+    assert finding.evidence["refused_by_the_template"] == ["system prompt", "Chinese"]
+    nothing = found(serve(Thinker()), template=ChatTemplate("{{ raise_exception('no') }}"))
+    assert (nothing.status, nothing.message) == ("fail", "the chat template refuses every conversation")
+
+
 def test_json_is_compared_by_what_it_says():
     assert canonical('a\n{"b": 1, "a": "\\u003c"}') == canonical('a\n{"a":"<","b":1}') != canonical('a\n{"a":">","b":1}')
 
