@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from toolkit.engines import Answer, Message, engine
 from toolkit.engines.chat import Chat
-from toolkit.errors import FailedError
+from toolkit.errors import FailedError, InvalidError
 from toolkit.recipe import Think
 from toolkit.verify import Expectations, Finding, Reply
 
@@ -108,7 +108,10 @@ def _opener(expectations: Expectations) -> str:
     """Say who writes the opening tag, as far as the template tells."""
     if expectations.template is None:
         return "not known"
-    rendered = expectations.template.render([{"role": "user", "content": "?"}])
+    try:
+        rendered = expectations.template.render([{"role": "user", "content": "?"}])
+    except InvalidError:  # the check `prompt` tells of it
+        return "not known"
     return "the prompt" if rendered.rstrip().endswith(expectations.think.open) else "the model"
 
 
