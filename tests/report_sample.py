@@ -10,9 +10,9 @@ from typing import Any
 
 from toolkit.recipe import Task, Think, Verify
 from toolkit.verify import Expectations, Finding, Reply, stop, task, think
+from toolkit.verify.conversations import CORPUS
 from toolkit.verify.judge import REQUIRED, Observation, judge
 from toolkit.verify.observe import Observed
-from toolkit.verify.prompt import CORPUS
 
 SERVED = (
     ("llamacpp", "q4_k_m", 0.84, 97.0),

@@ -83,7 +83,7 @@ def _train(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _model(directory / "model", recipe["think"])
-    yield from _missing(directory, "probes.jsonl")
+    yield from _missing(directory, "probes.jsonl", "tokens.jsonl")
     limit, seen = recipe["merge"]["max_logit_difference"], _json(directory / "merge.json")["max_logit_difference"]
     if not seen <= limit:
         yield f"merge.json: logits differ from base + adapter by {seen}, more than {limit}"

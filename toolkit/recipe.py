@@ -258,6 +258,8 @@ class Verify(Section):
     """Least tokens a second of one request, thinking included."""
     soak: Soak | None = None
     """Long, and so off unless it is asked for."""
+    injection: Literal["accept", "refuse"] = "accept"
+    """Whether a special token's text typed by a user may become that token, as it does on every server that is known."""
     task: Task | None = None
     """Before and after."""
 

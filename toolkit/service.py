@@ -21,7 +21,7 @@ from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
 from toolkit.targets import target
-from toolkit.verify import Expectations, identity, settings
+from toolkit.verify import Expectations, ends, identity, settings, tokens
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
@@ -183,8 +183,9 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 def _known_of(folder: Path) -> dict[str, Any]:
     """Return what a checkpoint says of the endpoint that serves it."""
-    template, probes = ChatTemplate.of_model(folder), identity.read(folder.resolve().parent)
-    return {"template": template, "probes": probes, "sampling": settings.of_checkpoint(folder)}
+    beside = folder.resolve().parent
+    told = {"template": ChatTemplate.of_model(folder), "ends": ends.of_model(folder), "sampling": settings.of_checkpoint(folder)}
+    return {**told, "probes": identity.read(beside), "tokenized": tokens.read(beside)}
 
 
 def _soak(requests: int | None) -> Soak | None:

@@ -28,6 +28,7 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
         think=Think.model_validate(recipe["think"]),
         vllm=Vllm.model_validate(serve["vllm"]),
+        base=recipe["base"],
         api_key_file=api_key_file,
     )
 

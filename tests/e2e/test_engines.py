@@ -73,9 +73,10 @@ def test_the_tuned_model_keeps_every_contract_and_is_healthy(tuned, template, ll
     with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
         seen = statuses(endpoint, template)
         skipped = {name for name, status in seen.items() if status == "skip"}
-        assert skipped == {"task", "authentication", "identity", "context_length", "quantization", "sampling", "fidelity", "hardware"} and set(
-            seen.values()
-        ) == {"pass", "skip"}, seen
+        assert skipped == {
+            *("task", "authentication", "identity", "tokens", "context"),
+            *("context_length", "quantization", "sampling", "fidelity", "hardware"),
+        } and set(seen.values()) == {"pass", "skip"}, seen
         assert set(seen) >= {*REQUIRED, "models", "metrics"}
         found = serving.health(endpoint.url, endpoint.model, "llamacpp")
         assert (found.answers, found.thinks) == (True, True)
@@ -128,9 +129,9 @@ def test_a_modelfile_with_another_template_is_found(tuned, template, ollama, tmp
             found = prompt.check("ollama", Expectations(template=template), chat)
         with pytest.raises(NotReadyError, match="knows no model 'nobody'"), Chat(replace(endpoint, model="nobody")) as chat:
             chat.ask([{"role": "user", "content": "hi"}], 1)
-    # Either the foreign TEMPLATE ran and is caught, or Ollama took the GGUF's Jinja instead and says so.
-    used = found.evidence["template"]
-    assert (found.status, used) in {("fail", "the Modelfile's TEMPLATE"), ("pass", "the Jinja template in the GGUF")}
+    # Either the foreign TEMPLATE ran and prompts otherwise, or Ollama took the GGUF's Jinja in its place.
+    used, overruled = found.evidence["template"], prompt.OVERRULED in found.message
+    assert found.status == "fail" and (used, overruled) in {("the Modelfile's TEMPLATE", False), ("the Jinja template in the GGUF", True)}
 
 
 def test_ollama_says_why_it_refuses_a_modelfile(tuned, ollama, tmp_path):

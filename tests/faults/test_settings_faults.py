@@ -7,16 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Matrix, Outcome, Served, planted
+from conftest import MATRIX, Outcome, Served, planted
 from settings_faults import SETTINGS, Setup
 
 VARIANTS = {"llamacpp": "f16", "ollama": "q8_0"}
 
 
 @pytest.mark.parametrize("setup", SETTINGS, ids=lambda setup: setup.fault.name)
-def test_it_is_found_by_the_check_that_names_it(
-    setup: Setup, served: Callable[[str, str], Served], gate: Callable[..., Outcome], matrix: Matrix, tmp_path: Path
-):
+def test_it_is_found_by_the_check_that_names_it(setup: Setup, served: Callable[[str, str], Served], gate: Callable[..., Outcome], tmp_path: Path):
     clean = served(setup.engine, VARIANTS[setup.engine])
     target, programs = planted(setup.fault, clean, tmp_path)
     if setup.file:
@@ -27,5 +25,5 @@ def test_it_is_found_by_the_check_that_names_it(
         path.unlink()  # a quarter of a gigabyte each
     wanted = setup.fault.found_by
     others = ", ".join(name for name in seen.failed if name != wanted)
-    matrix.rows.append((setup.fault.name, wanted if wanted in seen.failed else "**not found**", others, seen.seconds))
+    MATRIX.found(setup.fault.name, wanted if wanted in seen.failed else "**not found**", others, seen.seconds)
     assert wanted in seen.failed, seen.failed

@@ -151,7 +151,7 @@ def test_the_terminal_gets_the_same_facts(small, capsys):
     terminal.show(small)
     shown = capsys.readouterr().out
     assert "verdict: pass" in shown and "q4_k_m" in shown and "1/2 9–91%" in shown
-    assert "30 checks, 28 of them required: 28 passed, 0 failed, 2 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
+    assert "46 checks, 44 of them required: 44 passed, 0 failed, 2 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
 
 
 def test_the_terminal_recommends_a_file_and_names_a_limit_that_is_broken(large, capsys):

@@ -85,16 +85,17 @@ class Chat:
         """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""
         began = time.monotonic()
         message: dict[str, str] = {}
+        deltas: list[str] = []
         finish, usage, seen = None, None, 0
         with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
             for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
-                finish = _gather(message, chunk) or finish
+                finish = _gather(message, deltas, chunk) or finish
             if not finish:
                 words = f"after {seen} chunks" if seen else "without one chunk"
                 raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
             answer = self._answer(message, finish, usage)
-        return replace(answer, seconds=time.monotonic() - began)
+        return replace(answer, seconds=time.monotonic() - began, deltas=tuple(deltas))
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -150,8 +151,8 @@ class Chat:
         )
 
 
-def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
-    """Add a chunk's pieces to the message and return its finish reason."""
+def _gather(message: dict[str, str], deltas: list[str], chunk: ChatCompletionChunk) -> str | None:
+    """Add a chunk's pieces to the message and to what came, and return its finish reason."""
     if not getattr(chunk, "choices", None):
         return None
     delta = chunk.choices[0].delta
@@ -159,6 +160,7 @@ def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
         piece = getattr(delta, name, None)
         if piece:
             message[name] = message.get(name, "") + piece
+            deltas.append(piece)
     return chunk.choices[0].finish_reason
 
 

@@ -31,7 +31,7 @@ class Vllm(OpenAI):
     environment = "vllm"
     asks_for_key = True
     startup_seconds = 900.0
-    habits = Habits(metrics="vllm:", endless={"ignore_eos": True})
+    habits = Habits(metrics="vllm:", endless={"ignore_eos": True}, parser=f"--reasoning-parser {PARSER}", believes_in_switch=True)
     fields = ("reasoning",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -44,7 +44,8 @@ class Vllm(OpenAI):
             *("--max-model-len", str(target.context), "--max-num-seqs", str(target.parallel)),
             *("--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
-            *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
+            # Without a tag the parser takes an answer for reasoning: a plain model before its fine-tune writes none.
+            *(() if target.family == "chatml" and target.base else ("--reasoning-parser", PARSER)),
             *(("--gpu-memory-utilization", str(target.vllm.gpu_memory_utilization)) if tools.gpu else ("--enforce-eager",)),
             *target.vllm.extra_args,
         )
@@ -54,11 +55,12 @@ class Vllm(OpenAI):
         """Ask /health, which answers once the model is loaded."""
         return answers(f"{root}/health")
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
         """Return the token ids of /tokenize, which renders a conversation as a chat request does."""
-        return Rendered(ids=self._ids(endpoint, {"messages": list(messages), "add_generation_prompt": True}))
+        offered = {"tools": list(tools)} if tools else {}
+        return Rendered(ids=self._ids(endpoint, {"messages": list(messages), "add_generation_prompt": True, **offered}))
 
-    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+    def tokens(self, endpoint: Endpoint, text: str, alone: bool = False) -> tuple[int, ...] | None:
         """Return the token ids of a text as it stands: nothing is put before it."""
         return self._ids(endpoint, {"prompt": text, "add_special_tokens": False})
 

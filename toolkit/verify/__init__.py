@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from toolkit.chat_template import ChatTemplate
+from toolkit.engines import Ends
 from toolkit.limits import Fidelity, Soak
 from toolkit.recipe import Identity, Task, Think
 
@@ -57,6 +58,8 @@ class Question:
 
     text: str
     expected: str | None = None
+    completion: str = ""
+    """What the data set answers, reasoning and end token included."""
 
 
 Tokens = tuple[tuple[str, float], ...]
@@ -73,6 +76,16 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Tokenized:
+    """A text with its token ids by the checkpoint's own tokenizer."""
+
+    text: str
+    ids: tuple[int, ...]
+    question: str = ""
+    """The question whose prompt it is, empty for other texts."""
+
+
+@dataclass(frozen=True)
 class Expectations:
     """What an endpoint is held against."""
 
@@ -84,7 +97,12 @@ class Expectations:
     """The HF chat template, where it is known."""
     probes: tuple[Probe, ...] = ()
     """What the merged model itself says."""
+    tokenized: tuple[Tokenized, ...] = ()
+    """How the checkpoint's tokenizer splits texts."""
+    ends: Ends | None = None
+    """At what answers end, by the checkpoint's files."""
     identity: Identity = field(default_factory=Identity)
+    injection: Literal["accept", "refuse"] = "accept"
     variant: str = ""
     context: int | None = None
     """Tokens of one request, where the recipe says."""
@@ -109,6 +127,14 @@ class Expectations:
     def max_tokens(self) -> int:
         """Budget of one answer."""
         return self.task.max_tokens if self.task else 512
+
+    def finding(self, name: str, engine: str, **outcome: Any) -> Finding:
+        """Return a check's finding on an endpoint of this engine."""
+        return Finding(name=name, engine=engine, variant=self.variant, **outcome)
+
+    def skipped(self, name: str, engine: str, why: str) -> Finding:
+        """Return the finding of a check that could not be made, which no verdict needs."""
+        return self.finding(name, engine, status="skip", required=False, message=why)
 
     def markers(self) -> tuple[str, ...]:
         """Return texts that belong to the prompt's skeleton and must not stand in an answer."""

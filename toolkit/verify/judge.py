@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolkit.recipe import Verify
 from toolkit.verify import Finding, Reply, fidelity, gain
 from toolkit.verify.agreement import Agreement, compare_all
+from toolkit.verify.edges import EDGES
 from toolkit.verify.interval import wilson
 from toolkit.verify.observe import Observed
 
 REQUIRED = (
-    *("think", "stop", "prompt", "identity", "usage", "errors", "concurrency", "cancellation"),
+    *("think", "stop", "prompt", "identity", "usage", "errors", *EDGES, "concurrency", "cancellation"),
     *("context_length", "quantization", "sampling", "fidelity", "hardware"),
 )
 """Checks that must have been made of each served variant of the tuned model, if only to say why they could not."""
