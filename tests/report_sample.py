@@ -10,9 +10,9 @@ from typing import Any
 
 from toolkit.recipe import Task, Think, Verify
 from toolkit.verify import Expectations, Finding, Reply, stop, task, think
+from toolkit.verify.conversations import CORPUS
 from toolkit.verify.judge import REQUIRED, Observation, judge
 from toolkit.verify.observe import Observed
-from toolkit.verify.prompt import CORPUS
 
 SERVED = (
     ("llamacpp", "q4_k_m", 0.84, 97.0),
@@ -25,16 +25,27 @@ SERVED = (
 )
 BASES = (("llamacpp", "f16", 55.0), ("ollama", "f16", 52.0), ("vllm", "bf16", 23.0), ("transformers", "bf16", 8.0))
 WANTED = Task(at_least=0.9, base_at_most=0.2)
+
+
+def _file(size: int, kl: tuple[float, float, float], top1: float, perplexity: float, bits: float) -> dict[str, Any]:
+    """One file as gguf.json has it; `kl` is the mean, what 99 % lie below, and the largest."""
+    spread = dict(zip(("mean_kl", "p99_kl", "max_kl"), kl, strict=True))
+    growth = perplexity / 1.00218 - 1
+    return {"bytes": size, **spread, "top1": top1, "perplexity": perplexity, "perplexity_growth": growth, "bits_per_weight": bits, "tokens": 370}
+
+
 FACTS: dict[str, Any] = {
     "gguf": {
         "reference": "f16",
         "rows": 8,
         "types": {
-            "f16": {"bytes": 270890112, "mean_kl": 0.0, "max_kl": 0.0, "top1": 1.0, "perplexity": 1.00218, "bits_per_weight": 16.004},
-            "q8_0": {"bytes": 144814176, "mean_kl": 3.6e-05, "max_kl": 0.0037, "top1": 1.0, "perplexity": 1.00223, "bits_per_weight": 8.506},
-            "q6_k": {"bytes": 138511296, "mean_kl": 0.00021, "max_kl": 0.021, "top1": 1.0, "perplexity": 1.00231, "bits_per_weight": 8.13},
-            "q4_k_m": {"bytes": 105457248, "mean_kl": 0.00183, "max_kl": 0.278, "top1": 0.997, "perplexity": 1.00373, "bits_per_weight": 6.165},
+            "f16": _file(270890112, (0.0, 0.0, 0.0), 1.0, 1.00218, 16.004),
+            "q8_0": _file(144814176, (3.6e-05, 0.0007, 0.0037), 1.0, 1.00223, 8.506),
+            "q6_k": _file(138511296, (0.00021, 0.0042, 0.021), 1.0, 1.00231, 8.13),
+            "q4_k_m": _file(105457248, (0.00183, 0.034, 0.278), 0.997, 1.00373, 6.165),
         },
+        "limits": {"max_kl": {"q8_0": 0.01, "q4_k_m": 0.2}, "min_top1": {"q4_k_m": 0.85}, "max_perplexity_growth": {}},
+        "size_limit": 140.0,
     },
     "dataset": {"train": {"read": 3003, "kept": 3000, "dropped": {"too long": 3}}, "eval": {"read": 237, "kept": 237}, "longest_row": 69},
 }

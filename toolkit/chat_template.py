@@ -38,7 +38,7 @@ class ChatTemplate:
         """Return the prompt of a conversation; InvalidError where the template refuses it."""
         try:
             return _compiled(self.source).render(messages=messages, add_generation_prompt=add_generation_prompt, **self.tokens, **variables)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as error:  # an expression of the template may fail as Python's do
             raise InvalidError(f"the chat template refuses the conversation: {error}", "look at modelfiles/<family>.chat.jinja") from error
 
 

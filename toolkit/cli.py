@@ -111,6 +111,7 @@ def logs(lines: int, store: Path) -> None:
 @click.option("--engine", type=ENGINES, help="What the endpoint runs on, where known.")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="HF checkpoint, to compare prompts with its chat template.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds one answer may take.")
+@click.option("--soak", type=click.IntRange(50), metavar="N", help="Send N short requests too, and see whether the server's memory stays flat.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
@@ -127,12 +128,13 @@ def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
 @click.option("--compare", "pair", nargs=2, type=click.Path(path_type=Path), help="Say how the second of two differs; exit 6 where it is worse.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write report.html here.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
+@click.option("--size-limit", type=click.FloatRange(0, min_open=True), metavar="MB", help="Recommend the best GGUF file of at most this size.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison for programs.")
-def report(place: Path | None, pair: tuple[Path, Path] | None, html: Path | None, junit: Path | None, as_json: bool) -> None:
+def report(place: Path | None, pair: tuple[Path, Path] | None, html: Path | None, junit: Path | None, **rest: Any) -> None:
     """Show a report again, of a store or of a report.json, or compare two."""
     from toolkit import report as room
 
-    room.open_report(place, pair, room.Files(html=html, junit=junit), as_json)
+    room.open_report(place, pair, room.Files(html=html, junit=junit), **rest)
 
 
 SECONDS = click.FloatRange(0, 3600, min_open=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import BrokenError
+from toolkit.quality import breaches
 
 Check = Callable[[Path, Mapping[str, Any]], Iterator[str]]
 MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -83,7 +84,7 @@ def _train(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _model(directory / "model", recipe["think"])
-    yield from _missing(directory, "probes.jsonl")
+    yield from _missing(directory, "probes.jsonl", "tokens.jsonl")
     limit, seen = recipe["merge"]["max_logit_difference"], _json(directory / "merge.json")["max_logit_difference"]
     if not seen <= limit:
         yield f"merge.json: logits differ from base + adapter by {seen}, more than {limit}"
@@ -100,9 +101,7 @@ def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
             magic, version, tensors = struct.unpack("<4sIQ", stream.read(16))  # GGUF specification: magic, version, tensor count
         if magic != b"GGUF" or version not in (2, 3) or not tensors:
             yield f"{path.name}: no GGUF header of version 2 or 3 with tensors"
-        limit, seen = recipe["gguf"]["max_kl"].get(kind), measured[kind].get("mean_kl")
-        if limit is not None and seen is not None and not seen <= limit:
-            yield f"{path.name}: mean KL divergence {seen:.4f} nats a token, more than {limit}"
+        yield from (f"{path.name}: {words}" for words in breaches(kind, {"types": measured, "limits": recipe["gguf"]}))
 
 
 def _modelfile(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -37,6 +37,10 @@ class FailedError(ThinkshipError):
     exit_code = 5
 
 
+class RefusedError(FailedError):
+    """A server understood a request and refused it with a 4xx."""
+
+
 class BrokenError(ThinkshipError):
     """A contract is broken: an artefact or an endpoint is not what it claims to be (exit code 6)."""
 

@@ -13,7 +13,8 @@ from toolkit.places import Place
 from toolkit.recipe import Verify
 from toolkit.runners.tools import ollama_version
 from toolkit.serving import serving
-from toolkit.targets import target
+from toolkit.targets import on_gpu, target
+from toolkit.verify.hardware import on_hardware
 from toolkit.verify.judge import Observation, judge
 from toolkit.verify.observe import expectations_of, observe
 
@@ -44,10 +45,11 @@ def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
     assert served.model is not None
-    expected = expectations_of(dict(recipe), task.inputs["dataset"], served.model)
+    where = place(recipe["engine"], task.scratch)
+    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, on_gpu(recipe["engine"], where))
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
-        with serving(recipe["engine"], served, place(recipe["engine"], task.scratch), task.log) as endpoint:
+        with serving(recipe["engine"], served, where, task.log) as endpoint:
             observe(endpoint, expected, task.output, lambda done, total, unit: bar.report(done, total, unit))
     seen = _json(task.output / "endpoint.json")
     right = f", {seen['right']} right" if seen["right"] is not None else ""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.fit.card import checked
+from toolkit.limits import Fidelity, Fraction, Soak
 from toolkit.section import Fraction, Section
 from toolkit.shapes import Shape
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
@@ -164,6 +165,14 @@ class Gguf(Section):
     """Quantisations; the first is the 16-bit reference."""
     max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}  # noqa: RUF012 - pydantic copies it
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
+    min_top1: dict[GgufType, Fraction] = {"q8_0": 0.95, "q4_k_m": 0.85}  # noqa: RUF012 - pydantic copies it
+    """Least share of tokens at which a file and the reference find the same one likeliest."""
+    max_perplexity_growth: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.02, "q4_k_m": 0.1}  # noqa: RUF012 - pydantic copies it
+    """Largest growth of the perplexity over the reference's, 0.02 for 2 %."""
+    rows: Annotated[int, Field(gt=0)] = 8
+    """Held-out rows on which the files are evaluated."""
+    size_limit: Annotated[float, Field(gt=0)] | None = None
+    """Largest file that can be used, in MB: the report recommends the best file within it. Without a limit it recommends the smallest good one."""
 
     @model_validator(mode="after")
     def _reference_first(self) -> Gguf:
@@ -259,6 +268,16 @@ class Verify(Section):
     """Share of answers that keep the think contract."""
     identity: Identity = Identity()
     """What proves that the merged model is served."""
+    fidelity: Fidelity = Fidelity()
+    """What quantising may cost where no GGUF is served; `gguf` has the limits of the files."""
+    gpu: bool | None = None
+    """Whether the model must lie on a GPU; not set: where one is there and the engine's build can use it."""
+    tokens_per_second_at_least: Annotated[float, Field(gt=0)] | None = None
+    """Least tokens a second of one request, thinking included."""
+    soak: Soak | None = None
+    """Long, and so off unless it is asked for."""
+    injection: Literal["accept", "refuse"] = "accept"
+    """Whether a special token's text typed by a user may become that token, as it does on every server that is known."""
     task: Task | None = None
     """Before and after."""
 

@@ -13,6 +13,7 @@ from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, catalogue, engine
 from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
 from toolkit.fit import choice
+from toolkit.limits import Soak
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -21,7 +22,7 @@ from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
 from toolkit.targets import target
-from toolkit.verify import Expectations, identity
+from toolkit.verify import Expectations, ends, identity, settings, tokens
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
 
@@ -184,6 +185,8 @@ def _first_name(endpoint: Endpoint, timeout: float) -> str:
 
 def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
+    if path and given["soak"]:
+        raise UsageError("--soak is for one endpoint", "state verify.soak in the recipe: {requests: 500}")
     if path and given["url"]:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
@@ -200,11 +203,21 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
         raise BrokenError("the verdict is fail", "each failed check above names its remedy")
 
 
+def _known_of(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of the endpoint that serves it."""
+    beside = folder.resolve().parent
+    told = {"template": ChatTemplate.of_model(folder), "ends": ends.of_model(folder), "sampling": settings.of_checkpoint(folder)}
+    return {**told, "probes": identity.read(beside), "tokenized": tokens.read(beside)}
+
+
+def _soak(requests: int | None) -> Soak | None:
+    return Soak(requests=requests) if requests else None
+
+
 def _examined(given: dict[str, Any], store: Path) -> Report:
     endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
-    known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
-    expected = Expectations(**known, timeout=given["timeout"])
+    expected = Expectations(**(_known_of(folder) if folder else {}), timeout=given["timeout"], soak=_soak(given["soak"]))
     replies, findings = examine(endpoint, expected)
     seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
     return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")

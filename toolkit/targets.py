@@ -10,10 +10,10 @@ from toolkit.engines import Target, Tools, engine
 from toolkit.errors import InvalidError
 from toolkit.fit.card import present
 from toolkit.fit.shape import Shape, of_folder
-from toolkit.places import has_nvidia
+from toolkit.places import Machine, Place, has_nvidia
 from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
-from toolkit.runners.tools import ollama
+from toolkit.runners.tools import ollama, ollama_prefix
 from toolkit.stages import IMAGES
 
 
@@ -32,6 +32,7 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         think=Think.model_validate(recipe["think"]),
         vllm=Vllm.model_validate(serve["vllm"]),
         shape=shape(inputs["model"] / "model"),
+        base=recipe["base"],
         api_key_file=api_key_file,
     )
 
@@ -43,6 +44,15 @@ def shape(model: Path) -> Shape | None:
     except InvalidError:
         return None
     return found.shape if found else None
+
+
+def on_gpu(name: str, place: Place) -> bool:
+    """Say whether a server is meant to lie on a GPU: one is there, and the build can use it.
+
+    On this machine the lock's llama.cpp is a build for the CPU, and so is an Ollama that was built here; the images know their own.
+    """
+    for_cpu = name == "llamacpp" or (name == "ollama" and place.tools.ollama == ollama_prefix() / "bin" / "ollama")
+    return place.tools.gpu and not (isinstance(place, Machine) and for_cpu)
 
 
 def tools(name: str, scratch: Path) -> Tools:

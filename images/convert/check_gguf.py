@@ -91,7 +91,8 @@ def weights(model: Path) -> int:
 
 
 def scores(gguf: Path, rows: Rows, reference: Path) -> dict[str, float]:
-    """Evaluate the completions of `rows` (ids, start): perplexity, mean and largest KL (nats a token) and top-1 agreement with `reference`, weights.
+    """Evaluate the completions of `rows` (ids, start) against `reference`: KL (nats a token: mean, 99th percentile, largest), top-1 agreement,
+    perplexity, and the number of weights.
 
     `reference` is a .npy of log-probabilities; where there is none yet, this file's own are written there and the KL is 0. ValueError for a logit
     that is not finite.
@@ -105,7 +106,8 @@ def scores(gguf: Path, rows: Rows, reference: Path) -> dict[str, float]:
             losses.extend(-seen[range(len(seen)), list(ids[start:])])
             divergences.extend((np.exp(part) * (part - seen)).sum(axis=1))
             agreed += int((part.argmax(axis=1) == seen.argmax(axis=1)).sum())
-        measured = {"mean_kl": np.mean(divergences), "max_kl": np.max(divergences), "top1": agreed / place, "perplexity": np.exp(np.mean(losses))}
+        kl = {"mean_kl": np.mean(divergences), "p99_kl": np.percentile(divergences, 99), "max_kl": np.max(divergences)}
+        measured = {**kl, "top1": agreed / place, "perplexity": np.exp(np.mean(losses))}
         size = {"weights": model.weights, "bits_per_weight": model.tensor_bytes * 8 / model.weights, "tokens": place}
     return {name: float(value) for name, value in measured.items()} | size
 

@@ -21,8 +21,12 @@ from program import BROKEN, FAILED, INVALID, Args, ProgramError, note, progress,
 
 T = TypeVar("T")
 Rows = list[tuple[list[int], int]]
-ROWS = 8
-"""Held-out rows that are evaluated; about 370 predicted tokens of the demo, 3 seconds a file on 2 cores."""
+LIMITS: dict[str, tuple[str, bool, str]] = {
+    "max_kl": ("mean_kl", True, "mean KL divergence in nats a token"),
+    "min_top1": ("top1", False, "share of tokens with the same likeliest one"),
+    "max_perplexity_growth": ("perplexity_growth", True, "growth of the perplexity"),
+}
+"""Limits of the recipe: the figure that each is for, whether it is an upper one, and the figure's name in words."""
 
 
 def main(args: Args) -> int:
@@ -31,14 +35,17 @@ def main(args: Args) -> int:
     files = {kind: args.output / f"model-{kind}.gguf" for kind in (reference, *others)}
     convert(model, files[reference], reference)
     tensors = apart(_quantize, files[reference], {kind: files[kind] for kind in others})
-    prompt, rows = held_out(args.inputs["dataset"] / "eval.jsonl", model)
+    prompt, rows = held_out(args.inputs["dataset"] / "eval.jsonl", model, args.recipe["gguf"]["rows"])
     measured = examine(files, model, prompt, rows, args.scratch / "reference.npy")
     for kind, seen in measured.items():
         same_weights(kind, int(seen.pop("weights")), model)
+    for seen in measured.values():
+        seen["perplexity_growth"] = seen["perplexity"] / measured[reference]["perplexity"] - 1
     types = {kind: _described(files[kind], tensors.get(kind)) | measured[kind] for kind in files}
-    report = {"reference": reference, "rows": len(rows), "types": types}
+    limits = {name: args.recipe["gguf"][name] for name in LIMITS}
+    report = {"reference": reference, "rows": len(rows), "types": types, "limits": limits, "size_limit": args.recipe["gguf"]["size_limit"]}
     (args.output / "gguf.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    within_limits(measured, args.recipe["gguf"]["max_kl"])
+    within_limits(measured, limits)
     return 0
 
 
@@ -95,13 +102,13 @@ def same_weights(kind: str, held: int, model: Path) -> None:
     same_model(kind, [] if due <= held <= due + 256 else [f"it holds {held} weights, the checkpoint {due}"])
 
 
-def held_out(path: Path, model: Path) -> tuple[str, Rows]:
+def held_out(path: Path, model: Path, count: int) -> tuple[str, Rows]:
     """Return the first held-out prompt, and (ids, start of the completion) of the first rows."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     with path.open(encoding="utf-8") as lines:
-        given = [json.loads(line) for line in itertools.islice(lines, ROWS)]
+        given = [json.loads(line) for line in itertools.islice(lines, count)]
     if not given:
         raise ProgramError(f"{path.name} has no rows to measure on", "hold out at least one row", INVALID)
     parts = [[tokenizer.encode(row[name], add_special_tokens=False).ids for name in ("prompt", "completion")] for row in given]
@@ -139,12 +146,14 @@ def _described(path: Path, tensors: dict[str, int] | None) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest, "tensors": tensors or {}}
 
 
-def within_limits(measured: dict[str, dict[str, float]], limits: dict[str, float]) -> None:
+def within_limits(measured: dict[str, dict[str, float]], limits: dict[str, dict[str, float]]) -> None:
     """Stop where a quantisation is further from the 16-bit file than the recipe allows."""
-    for kind, limit in limits.items():
-        if kind in measured and not measured[kind]["mean_kl"] <= limit:
-            seen = f"model-{kind}.gguf: mean KL divergence {measured[kind]['mean_kl']:.4f} nats a token, gguf/max_kl/{kind} allows {limit}"
-            raise ProgramError(seen, "choose a type with more bits, or raise the limit knowingly", BROKEN)
+    for name, (figure, upper, words) in LIMITS.items():
+        for kind, limit in limits[name].items():
+            seen = measured[kind][figure] if kind in measured else limit
+            if not (seen <= limit if upper else seen >= limit):  # no number keeps no limit
+                message = f"model-{kind}.gguf: {words} {seen:.4f}, gguf/{name}/{kind} allows {limit}"
+                raise ProgramError(message, "choose a type with more bits, or change the limit knowingly", BROKEN)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 def main(args: Args) -> int:
-    """Leave model/, merge.json and probes.jsonl."""
+    """Leave model/, merge.json, probes.jsonl and tokens.jsonl."""
     base, adapter, target = args.inputs["base"] / "model", args.inputs["train"] / "adapter", args.output / "model"
     kind = getattr(torch, args.recipe["merge"]["dtype"])
     tokenizer = load_tokenizer(base)
@@ -46,6 +46,7 @@ def main(args: Args) -> int:
     final = load(target)
     facts = {"parameters": parameters(target), **compare(wanted, logits_of(final, texts), texts)}
     probes.write(args.output / "probes.jsonl", [row["question"] for row in rows], probes.greedy(final, tokenizer, prompts), before)
+    probes.write_tokens(args.output / "tokens.jsonl", tokenizer, {row["prompt"]: row["question"] for row in rows})
     facts |= {"dtype": args.recipe["merge"]["dtype"], "base": json.loads((args.inputs["base"] / "base.json").read_text(encoding="utf-8"))}
     (args.output / "merge.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     progress(4, 4, "parts", "compared")

@@ -1,6 +1,7 @@
 """What the merged model says, token by token, and what the base says to the same prompts: the yardstick for served copies of the model.
 
-toolkit/verify/identity.py holds an endpoint's greedy tokens and their log-probabilities against this file.
+toolkit/verify/identity.py holds an endpoint's greedy tokens and their log-probabilities against probes.jsonl, toolkit/verify/tokens.py its
+tokenizer against tokens.jsonl.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ import torch
 
 TOKENS, BASE_TOKENS = 32, 8
 """Longest answers that are kept, of the merged model and of the base: a few tokens show whether somebody follows it."""
+TEXTS = (
+    *("Hello, world! don't DON'T", "1,234,567.89 = 47 + 85", "\n\n x\n \n\ty  z ", "def f(x):\n    return {'a': x[0]}  # {{ why }}"),
+    *("患者咳嗽三天，你好。", "日本語のテスト", "Ünïcödé ß Привет", "👩‍🔬🙂 ☕", "a\u00a0b\u200bc", "<think>\nR\n</think>\n\n4<|im_end|>"),
+)
+"""Texts that tell tokenizers apart: their pre-tokenizer, their merges, their bytes, their special tokens."""
 
 
 def greedy(model: Any, tokenizer: Any, prompts: list[str], tokens: int = TOKENS) -> list[list[tuple[str, float]]]:
@@ -41,6 +47,15 @@ def _until_end(tokenizer: Any, ids: list[int], values: list[float], ends: set[in
             break
         pairs.append((tokenizer.decode([one]), round(value, 5)))
     return pairs
+
+
+def write_tokens(path: Path, tokenizer: Any, prompts: dict[str, str]) -> None:
+    """Write one line a text with its token ids: TEXTS, and each prompt with the question that it asks."""
+    rows = [{"text": text} for text in TEXTS] + [{"text": prompt, "question": question} for prompt, question in prompts.items()]
+    with path.open("w", encoding="utf-8") as sink:
+        for row in rows:
+            ids = tokenizer.encode(row["text"], add_special_tokens=False)
+            sink.write(json.dumps({**row, "ids": list(ids)}, ensure_ascii=False) + "\n")
 
 
 def write(path: Path, questions: list[str], merged: list[list[tuple[str, float]]], base: list[list[tuple[str, float]]]) -> None:

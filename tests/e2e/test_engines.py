@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, Target, engine
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError, NotReadyError
+from toolkit.limits import Soak
 from toolkit.places import Machine, Place
 from toolkit.targets import tools
-from toolkit.verify import Expectations, Question, prompt
+from toolkit.verify import Expectations, Question, hardware, memory, prompt, settings
 from toolkit.verify.judge import REQUIRED
 from toolkit.verify.observe import examine
 
@@ -71,10 +73,37 @@ def test_the_tuned_model_keeps_every_contract_and_is_healthy(tuned, template, ll
     with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
         seen = statuses(endpoint, template)
         skipped = {name for name, status in seen.items() if status == "skip"}
-        assert skipped == {"task", "authentication", "identity"} and set(seen.values()) == {"pass", "skip"}, seen
+        assert skipped == {
+            *("task", "authentication", "identity", "tokens", "context"),
+            *("context_length", "quantization", "sampling", "fidelity", "hardware"),
+        } and set(seen.values()) == {"pass", "skip"}, seen
         assert set(seen) >= {*REQUIRED, "models", "metrics"}
         found = serving.health(endpoint.url, endpoint.model, "llamacpp")
         assert (found.answers, found.thinks) == (True, True)
+
+
+def test_llama_cpp_says_how_it_serves_and_its_memory_stays_flat(tuned, llamacpp, tmp_path):
+    with serving.serving("llamacpp", tuned, llamacpp, tmp_path / "log") as endpoint:
+        assert_as_served(endpoint, 1024)
+
+
+def test_ollama_says_how_it_serves_and_its_memory_stays_flat(made, tuned, ollama, tmp_path):
+    modelfile = one(made, "modelfile-[0-9a-f]*/Modelfile")
+    context = int(re.findall(r"^PARAMETER num_ctx (\d+)$", modelfile.read_text(encoding="utf-8"), re.MULTILINE)[0])
+    with serving.serving("ollama", replace(tuned, modelfile=modelfile), ollama, tmp_path / "log") as endpoint:
+        assert_as_served(endpoint, context)
+        elsewhere = hardware.check(endpoint, Expectations(gpu=True, weights=1), [])
+        assert elsewhere.status == "fail" and "0% of the model is on the GPU" in elsewhere.message
+
+
+def assert_as_served(endpoint: Endpoint, context: int) -> None:
+    sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    expected = Expectations(variant="q8_0", context=context, sampling=sampling, soak=Soak(requests=100), parallel=2)
+    with Chat(endpoint) as chat:
+        found = [*settings.checks(chat, expected), *memory.checks(chat, expected)]
+    assert {finding.name: finding.status for finding in found} == dict.fromkeys(("context_length", "quantization", "sampling", "memory"), "pass"), (
+        found
+    )
 
 
 def test_the_base_model_breaks_the_think_contract(base, template, llamacpp, tmp_path):
@@ -100,9 +129,9 @@ def test_a_modelfile_with_another_template_is_found(tuned, template, ollama, tmp
             found = prompt.check("ollama", Expectations(template=template), chat)
         with pytest.raises(NotReadyError, match="knows no model 'nobody'"), Chat(replace(endpoint, model="nobody")) as chat:
             chat.ask([{"role": "user", "content": "hi"}], 1)
-    # Either the foreign TEMPLATE ran and is caught, or Ollama took the GGUF's Jinja instead and says so.
-    used = found.evidence["template"]
-    assert (found.status, used) in {("fail", "the Modelfile's TEMPLATE"), ("pass", "the Jinja template in the GGUF")}
+    # Either the foreign TEMPLATE ran and prompts otherwise, or Ollama took the GGUF's Jinja in its place.
+    used, overruled = found.evidence["template"], prompt.OVERRULED in found.message
+    assert found.status == "fail" and (used, overruled) in {("the Modelfile's TEMPLATE", False), ("the Jinja template in the GGUF", True)}
 
 
 def test_ollama_says_why_it_refuses_a_modelfile(tuned, ollama, tmp_path):

@@ -24,7 +24,7 @@ from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama_version
 from toolkit.stages import MODELFILES, ROOT
 from toolkit.targets import tools
-from toolkit.verify.prompt import CORPUS
+from toolkit.verify.conversations import CORPUS
 
 TUTORIAL = ROOT.parent / "shared" / "chat-templates" / "seed-tutorial.Modelfile"
 FAMILIES = ("chatml", "deepseek-r1-distill", "qwen3", "qwq")

@@ -1,7 +1,8 @@
 """Plants one fault in a GGUF: `plant.py ARGS.json`, run by the training environment's interpreter, which has llama.cpp's gguf package.
 
 ARGS.json: source and target (files), and what is wrong with the target: `template` (a chat template), `fields` (key -> value of a header
-field that is there), `weights` (the name of a function of WEIGHTS), `base` (the base model's GGUF, for those that need one).
+field that is there), `tokens` (the name of a function of TOKENS), `weights` (the name of a function of WEIGHTS), `base` (the base model's
+GGUF, for those that need one).
 """
 
 from __future__ import annotations
@@ -55,7 +56,20 @@ def _unpermuted(weight: np.ndarray) -> np.ndarray:
     return weight.reshape(9, rows // 18, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def rewrite(source: Path, target: Path, template: str | None, fields: dict[str, object]) -> None:
+def _of_another_model(texts: list[str]) -> list[str]:
+    """Turn the plain tokens of the vocabulary by one place among their like."""
+    return [*texts[:1000], *texts[1001:-2], texts[1000], *texts[-2:]]
+
+
+def _tags_swapped(texts: list[str]) -> list[str]:
+    return [*texts[:-2], texts[-1], texts[-2]]
+
+
+TOKENS = {"of another model": _of_another_model, "tags swapped": _tags_swapped}
+"""Name of what is wrong with a vocabulary -> the faulty one."""
+
+
+def rewrite(source: Path, target: Path, template: str | None, fields: dict[str, object], tokens: str | None = None) -> None:
     """Copy a GGUF with another header."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, arch=reader.get_field("general.architecture").contents())
@@ -64,6 +78,9 @@ def rewrite(source: Path, target: Path, template: str | None, fields: dict[str, 
         field = reader.get_field(key)
         kind = field.types[0] if field else gguf.GGUFValueType.BOOL
         new[key] = MetadataDetails(kind, value, sub_type=field.types[-1] if field and kind == gguf.GGUFValueType.ARRAY else None)
+    if tokens:
+        texts = TOKENS[tokens](reader.get_field("tokenizer.ggml.tokens").contents())
+        new["tokenizer.ggml.tokens"] = MetadataDetails(gguf.GGUFValueType.ARRAY, texts, sub_type=gguf.GGUFValueType.STRING)
     if template is not None:
         new["tokenizer.chat_template"] = MetadataDetails(gguf.GGUFValueType.STRING, template)
     copy_with_new_metadata(reader, writer, new, ())
@@ -79,8 +96,8 @@ def reweigh(target: Path, base: Path, change: Weights) -> None:
 def main(given: dict[str, object]) -> None:
     """Make the target."""
     source, target = Path(str(given["source"])), Path(str(given["target"]))
-    if given.get("template") is not None or given.get("fields"):
-        rewrite(source, target, given.get("template"), given.get("fields") or {})
+    if given.get("template") is not None or given.get("fields") or given.get("tokens"):
+        rewrite(source, target, given.get("template"), given.get("fields") or {}, given.get("tokens"))
     else:
         shutil.copyfile(source, target)
     if given.get("weights"):

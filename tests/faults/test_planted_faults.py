@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from catalogue import FAULTS, Fault
-from conftest import Matrix, Outcome, Served, planted
+from conftest import MATRIX, Outcome, Served, planted
 
 Find = Callable[[str, str], Served]
 Gate = Callable[..., Outcome]
@@ -17,15 +17,16 @@ SLICES = 5
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, matrix: Matrix, tmp_path: Path):
-    engine, variant = ("ollama", "q8_0") if fault.modelfile else ("llamacpp", "f16")
-    clean = served(engine, variant)
+def test_it_is_found_by_the_check_that_names_its_cause(fault: Fault, served: Find, gate: Gate, tmp_path: Path, monkeypatch):
+    for name, value in fault.settings.items():
+        monkeypatch.setenv(name, value)
+    clean = served(*fault.engine)
     target, programs = planted(fault, clean, tmp_path)
-    seen = gate(engine, target, clean.expected, programs)
+    seen = gate(fault.engine[0], target, clean.expected, programs, fault.gateway)
     for path in tmp_path.glob("*.gguf"):
         path.unlink()  # a quarter of a gigabyte each
     others = ", ".join(name for name in seen.failed if name != fault.found_by)
-    matrix.rows.append((fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds))
+    MATRIX.found(fault.name, fault.found_by if fault.found_by in seen.failed else "**not found**", others, seen.seconds)
     assert fault.found_by in seen.failed, seen.failed
 
 
@@ -35,4 +36,6 @@ def test_nothing_is_found_where_nothing_is_wrong(engine: str, variant: str, part
     clean = served(engine, variant)
     probes = clean.expected.probes[part:] + clean.expected.probes[:part]
     seen = gate(engine, clean.target, replace(clean.expected, questions=clean.expected.questions[part:], probes=probes, task=None))
+    name = f"nothing wrong: {engine}, {variant}, questions from number {part + 1}"
+    MATRIX.clean[name] = f"| {name} | {', '.join(seen.failed) or 'none'} | {seen.seconds:.0f} |"
     assert seen.failed == {}

@@ -20,8 +20,8 @@ TYPES = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 LIMITS = {"q8_0": 0.01, "q4_k_m": 0.2}
 
 
-def recipe(types: list[str], limits: dict[str, float]) -> dict[str, Any]:
-    return {"gguf": {"types": types, "max_kl": limits}}
+def recipe(types: list[str], limits: dict[str, float], **others: Any) -> dict[str, Any]:
+    return {"gguf": {"types": types, "max_kl": limits, "min_top1": {}, "max_perplexity_growth": {}, "rows": 8, "size_limit": None, **others}}
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,10 @@ def test_it_leaves_one_file_a_type_and_their_figures_and_nothing_else(made):
 
 def test_fewer_bits_are_further_from_the_reference(made):
     types = json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))["types"]
-    assert types["f16"]["mean_kl"] == 0 and types["f16"]["top1"] == 1
+    assert types["f16"]["mean_kl"] == 0 and types["f16"]["top1"] == 1 and types["f16"]["perplexity_growth"] == 0
+    for seen in types.values():
+        assert 0 <= seen["p99_kl"] <= seen["max_kl"]
+        assert seen["perplexity_growth"] == pytest.approx(seen["perplexity"] / types["f16"]["perplexity"] - 1)
     assert 0 < types["q8_0"]["mean_kl"] < types["q4_k_m"]["mean_kl"] < types["q4_0"]["mean_kl"] * 2
     assert 16 < types["f16"]["bits_per_weight"] < 16.1 and 8.5 < types["q8_0"]["bits_per_weight"] < 8.6
 
@@ -119,6 +122,11 @@ def test_a_limit_that_is_not_kept_breaks_the_contract(run_program, convert_pytho
     done = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset}, recipe(["f16", "q4_0"], {"q4_0": 1e-9}), tmp_path)
     assert done.code == 6
     assert "model-q4_0.gguf: mean KL" in done.error["message"] and "gguf/max_kl/q4_0 allows 1e-09" in done.error["message"]
+    for name, limit in (("min_top1", 1.1), ("max_perplexity_growth", -0.9)):
+        done = run_program(
+            convert_python, PROGRAM, {"model": tiny, "dataset": dataset}, recipe(["f16", "q4_0"], {}, **{name: {"q4_0": limit}}), tmp_path
+        )
+        assert done.code == 6 and f"gguf/{name}/q4_0 allows {limit}" in done.error["message"], name
 
 
 def test_a_vocabulary_that_llama_cpp_splits_otherwise_breaks_the_contract(run_program, convert_python, broken, dataset, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from toolkit.chat_template import ChatTemplate
 from toolkit.errors import InvalidError
 from toolkit.stages import MODELFILES
-from toolkit.verify.prompt import CORPUS
+from toolkit.verify.conversations import CORPUS
 
 QWQ = MODELFILES / "qwq.chat.jinja"
 

@@ -14,7 +14,7 @@ import report_sample
 from observations import TASK, observation
 
 from toolkit.errors import InvalidError, UsageError
-from toolkit.report import Files, document, drawing, facts, junit, page, terminal
+from toolkit.report import Files, document, drawing, facts, junit, open_report, page, terminal
 from toolkit.report.plots import plots
 from toolkit.verify import Finding, Reply
 from toolkit.verify.judge import judge
@@ -128,9 +128,10 @@ def test_a_scale_has_round_numbers(end, wanted):
 
 
 def test_a_divergence_of_nothing_lies_on_the_lower_edge_and_a_larger_one_higher():
-    assert drawing._height(0.0, (-5, -2), (0, 100)) == 100
-    assert drawing._height(1e-5, (-5, -2), (0, 100)) == 75
-    assert drawing._height(1e-2, (-5, -2), (0, 100)) == 0
+    step = (drawing.LOWER - drawing.UPPER) / 4
+    assert drawing._height(0.0, (-5, -2)) == drawing.LOWER
+    assert drawing._height(1e-5, (-5, -2)) == drawing.LOWER - step
+    assert drawing._height(1e-2, (-5, -2)) == drawing.UPPER
 
 
 def test_base_and_tuned_stand_in_one_row_with_what_their_pair_shows(small, large):
@@ -150,7 +151,44 @@ def test_the_terminal_gets_the_same_facts(small, capsys):
     terminal.show(small)
     shown = capsys.readouterr().out
     assert "verdict: pass" in shown and "q4_k_m" in shown and "1/2 9–91%" in shown
-    assert "20 checks, 19 of them required: 19 passed, 0 failed, 1 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
+    assert "46 checks, 44 of them required: 44 passed, 0 failed, 2 skipped" in shown and "before, engine by engine: 1 no evidence." in shown
+
+
+def test_the_terminal_recommends_a_file_and_names_a_limit_that_is_broken(large, capsys):
+    terminal.show(large)
+    assert "recommended: q6_k (139 MB, KL 0.00021) is the nearest to 16 bits within 140 MB" in capsys.readouterr().out
+    gguf = {**large["observed"]["gguf"], "limits": {"max_kl": {"q4_k_m": 0.001}}, "size_limit": None}
+    terminal.show({**large, "observed": {**large["observed"], "gguf": gguf}})
+    shown = capsys.readouterr().out
+    assert re.search(r"q4_k_m .* broken", shown) and "recommended: f16 (271 MB, KL 0) is the smallest file that keeps the recipe's limits" in shown
+
+
+def test_what_is_skipped_for_one_reason_is_told_once(large, capsys):
+    skipped = [
+        {"name": "hardware", "engine": engine, "variant": "bf16", "status": "skip", "message": "the CPU is meant", "remedy": "", "required": False}
+        for engine in ("vllm", "transformers")
+    ]
+    terminal.show({**large, "checks": skipped})
+    assert "skip: hardware, vllm bf16, transformers bf16: the CPU is meant" in capsys.readouterr().out
+
+
+def test_the_page_marks_the_recommended_file_in_table_and_plot(large):
+    html = page.html(large)
+    assert "<b>Recommended:</b> q6_k (139 MB, KL 0.00021) is the nearest to 16 bits within 140 MB." in html
+    assert re.search(r'<tr class="best"><th>q6_k</th>', html)
+    (plot,) = [plot for plot in plots(large) if plot.title == "Divergence against file size"]
+    assert plot.drawing.count('class="best"') == 1 and plot.drawing.count('class="limit"') == 1 and "0.034 at 99 %" in plot.drawing
+
+
+def test_another_size_limit_is_asked_of_a_report_that_is_there(large, tmp_path, capsys):
+    (tmp_path / "report.json").write_text(json.dumps(large), encoding="utf-8")
+    open_report(tmp_path, None, Files(html=tmp_path / "r.html"), False, 120.0)
+    words = "q4_k_m (105 MB, KL 0.0018) is the nearest to 16 bits within 120 MB"
+    assert words in capsys.readouterr().out and words in (tmp_path / "r.html").read_text(encoding="utf-8")
+    large = {**large, "observed": {**large["observed"], "gguf": None}}
+    (tmp_path / "report.json").write_text(json.dumps(large), encoding="utf-8")
+    with pytest.raises(UsageError, match="knows no GGUF files"):
+        open_report(tmp_path, None, Files(), False, 120.0)
 
 
 def test_nested_facts_become_lines():

@@ -74,3 +74,21 @@ def test_an_endpoints_verification_is_written_in_all_forms_though_it_fails(serve
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path):
     done = thinkship("verify", DEMO, "--junit", tmp_path / "nowhere" / "r.xml", "--store", tmp_path / "store")
     assert done.returncode == 2 and "its folder is not there" in done.stderr and not (tmp_path / "store").exists()
+
+
+def test_a_soak_is_for_one_endpoint_and_stands_in_a_recipe_otherwise(tmp_path):
+    done = thinkship("verify", DEMO, "--soak", "100", "--store", tmp_path / "store")
+    assert done.returncode == 2 and "verify.soak" in done.stderr and not (tmp_path / "store").exists()
+
+
+def test_an_endpoint_is_soaked_where_that_is_asked_for(serve, tmp_path):
+    url = serve(lambda request: send(request, completion({"reasoning": "R", "content": "4"})))
+    file = tmp_path / "r.json"
+    thinkship("verify", "--url", url, "--model", "m", "--engine", "vllm", "--soak", "50", "--json", file, "--store", tmp_path / "store")
+    (found,) = [check for check in json.loads(file.read_text())["checks"] if check["name"] == "memory"]
+    assert found["evidence"]["requests"] == 50 and len(found["evidence"]["MiB"]) == 6
+
+
+def test_a_size_limit_is_asked_of_one_report(tmp_path):
+    done = thinkship("report", "--compare", tmp_path, tmp_path, "--size-limit", "100")
+    assert done.returncode == 2 and "one report, not of two" in done.stderr

@@ -41,6 +41,8 @@ class Target:
     vllm: Vllm = field(default_factory=Vllm)
     shape: Shape | None = None
     """Sizes of the model, where they are known."""
+    base: bool = False
+    """Whether it is the model before the fine-tune, which may not think."""
     api_key_file: Path | None = None
     """File with the key that every request must bear; it never stands on a command line."""
 
@@ -96,6 +98,20 @@ class Answer:
     reasoning_tokens: int | None = None
     where: str | None = None
     seconds: float = 0.0
+    deltas: tuple[str, ...] = field(default=(), compare=False)
+    """The pieces of a stream as they came, reasoning and answer alike."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """At what a model's answer ends, as far as it is told."""
+
+    tokens: tuple[str, ...] = ()
+    """Texts of end tokens."""
+    ids: tuple[int, ...] = ()
+    """Ids of end tokens."""
+    stops: tuple[str, ...] | None = None
+    """Texts at which the server ends an answer unasked, None where it has no such setting."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,20 @@ class Rendered:
     text: str | None = None
     ids: tuple[int, ...] | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a live server tells of how it serves; None for what it does not tell."""
+
+    context: int | None = None
+    """Tokens of one request, prompt and answer together."""
+    quantization: str | None = None
+    """Quantisation of the weights as recipes name it."""
+    sampling: Mapping[str, float] | None = None
+    """What is sampled with where a request says nothing, by generation_config.json's names."""
+    on_gpu: float | None = None
+    """Share of the model that lies on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +169,20 @@ class Habits:
     """Beginning of the names of its own figures at /metrics, empty where it has no such page."""
     endless: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a request that keep the answer from ending by itself."""
+    context_step: int = 1
+    """Tokens to a multiple of which it rounds its context up."""
+    parser: str = ""
+    """How its reasoning parser is switched on."""
+    unthinking: Mapping[str, Any] = field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
+    """Fields of a request that switch the thinking off."""
+    believes_in_switch: bool = False
+    """Whether it takes what follows such a request for an answer even where the template has no switch and the model goes on thinking."""
+    cuts_prompts: bool = False
+    """Whether it shortens a prompt beyond its context in silence."""
+    limits_context: bool = True
+    """Whether it holds requests to a context length at all."""
+    injectable: bool = True
+    """Whether a special token's text typed by a user becomes that token."""
     lenient: Mapping[str, str] = field(default_factory=dict)
     """Bad requests (verify/bad_requests.py) that it does not refuse with a 4xx and an error object, and how it answers them instead."""
 
@@ -171,14 +215,29 @@ class Engine(Protocol):
     def prepare(self, target: Target, port: int, tools: Tools) -> Command | None:
         """Return the command, run beside the server, that brings the model into it, None where it has it from the start."""
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
-        """Return the prompt that the server makes of a conversation."""
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
+        """Return the prompt that the server makes of a conversation, in which tools may be offered."""
 
-    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
-        """Return the server's token ids for a text with its special tokens, None where it cannot be asked."""
+    def tokens(self, endpoint: Endpoint, text: str, alone: bool = False) -> tuple[int, ...] | None:
+        """Return the server's token ids for a prompt with its special tokens, None where it cannot be asked.
+
+        `alone` leaves out what the server puts around a prompt by itself, as a beginning token.
+        """
+
+    def ends(self, endpoint: Endpoint) -> Ends:
+        """Return at what the live server says that answers end; nothing where it does not tell; errors as `wire.ask`."""
 
     def template(self, endpoint: Endpoint) -> str:
         """Say which chat template the live server uses."""
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return what the live server tells of itself; errors as `wire.ask`."""
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return the fields of a chat request that sample with these parameters; none where it takes no such fields."""
+
+    def overruled(self, endpoint: Endpoint) -> bool:
+        """Say whether the live server was given a chat template and runs another one in its place."""
 
     def read(self, message: Message, think: Think) -> Pieces:
         """Take a message apart."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,6 +20,17 @@ from toolkit.errors import FailedError
 from toolkit.recipe import Think
 
 Sent = TypeVar("Sent")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token of a given text as a model finds it."""
+
+    text: str
+    logprob: float | None
+    """Natural log-probability after all that stands before it; the first has none."""
+    best: str
+    """The token that the model finds likeliest there."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,10 @@ class Chat:
             answer = self._answer(message, choice.finish_reason, reply.usage)
         return replace(answer, seconds=time.monotonic() - began)
 
+    def draw(self, messages: Sequence[Message], max_tokens: int, seed: int, fields: Mapping[str, Any]) -> Answer:
+        """Return an answer that is sampled from a seed, with the server's own parameters but for `fields` of the request; errors as `ask`."""
+        return self.ask(messages, max_tokens, temperature=openai.omit, seed=seed, extra_body=dict(fields))
+
     def tokens(self, messages: Sequence[Message], max_tokens: int) -> tuple[tuple[str, float], ...]:
         """Return the greedy answer as pairs of a token's text and its natural log-probability, none where the server tells none; errors as `ask`."""
         with translated(self.endpoint, self.timeout):
@@ -70,16 +85,17 @@ class Chat:
         """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""
         began = time.monotonic()
         message: dict[str, str] = {}
+        deltas: list[str] = []
         finish, usage, seen = None, None, 0
         with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
             for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
-                finish = _gather(message, chunk) or finish
+                finish = _gather(message, deltas, chunk) or finish
             if not finish:
                 words = f"after {seen} chunks" if seen else "without one chunk"
                 raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
             answer = self._answer(message, finish, usage)
-        return replace(answer, seconds=time.monotonic() - began)
+        return replace(answer, seconds=time.monotonic() - began, deltas=tuple(deltas))
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -103,6 +119,17 @@ class Chat:
                 raise no_completion(self.endpoint, reply)
             return reply.choices[0].text, reply.usage.prompt_tokens if reply.usage else None
 
+    def scored(self, text: str) -> tuple[Scored, ...]:
+        """Return how likely the server finds each token of a text, none where it does not score what it is given; errors as `ask`."""
+        asked: dict[str, Any] = {"model": self.endpoint.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        with translated(self.endpoint, self.timeout):
+            reply = patiently(lambda: self._client.completions.create(**asked))
+            told = reply.choices[0].logprobs if getattr(reply, "choices", None) else None
+        if told is None or not told.tokens or not told.token_logprobs or not told.top_logprobs:
+            return ()
+        rows = zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=False)
+        return tuple(Scored(token, value, max(top, key=top.__getitem__) if top else token) for token, value, top in rows)
+
     def _streamed(self, messages: Sequence[Message], options: dict[str, Any]) -> openai.Stream[ChatCompletionChunk]:
         request = self._request(messages, options.pop("max_tokens"), options)
         return patiently(lambda: self._client.chat.completions.create(**request, stream=True))
@@ -124,8 +151,8 @@ class Chat:
         )
 
 
-def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
-    """Add a chunk's pieces to the message and return its finish reason."""
+def _gather(message: dict[str, str], deltas: list[str], chunk: ChatCompletionChunk) -> str | None:
+    """Add a chunk's pieces to the message and to what came, and return its finish reason."""
     if not getattr(chunk, "choices", None):
         return None
     delta = chunk.choices[0].delta
@@ -133,6 +160,7 @@ def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
         piece = getattr(delta, name, None)
         if piece:
             message[name] = message.get(name, "") + piece
+            deltas.append(piece)
     return chunk.choices[0].finish_reason
 
 

@@ -13,7 +13,7 @@ import openai
 from toolkit.engines import Endpoint
 from toolkit.engines.connection import Overdue
 from toolkit.engines.wire import sent_away, unreachable
-from toolkit.errors import FailedError, NotReadyError, ThinkshipError
+from toolkit.errors import FailedError, NotReadyError, RefusedError, ThinkshipError
 
 LOG = "look at the server's log"
 ADDRESS = "is it an OpenAI-compatible address ending in /v1?"
@@ -60,7 +60,7 @@ def _by_status(endpoint: Endpoint, error: openai.APIStatusError) -> ThinkshipErr
         return NotReadyError(f"{where} knows no model {endpoint.model!r} ({words})", "ask its /v1/models for the names it serves")
     if status == 404:
         return NotReadyError(f"{where} has no such place: {words}", ADDRESS)
-    return FailedError(f"{where} answers {status}: {words}", LOG)
+    return (RefusedError if status < 500 else FailedError)(f"{where} answers {status}: {words}", LOG)
 
 
 def no_completion(endpoint: Endpoint, reply: Any) -> FailedError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Ends, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.openai import OpenAI
-from toolkit.engines.wire import answers, ask_for
+from toolkit.engines.wire import answers, ask, ask_for
 from toolkit.errors import UsageError
 from toolkit.process import Command
 
@@ -17,6 +17,9 @@ LENIENT = {
     "broken JSON": "500",  # the parser's exception is no std::invalid_argument: tools/server/server.cpp, ex_wrapper
 }
 
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
+"""llama.cpp's names -> generation_config.json's."""
+
 
 class LlamaCpp(OpenAI):
     """Started through the prebuilt wheel of images/llamacpp."""
@@ -26,7 +29,7 @@ class LlamaCpp(OpenAI):
     port = 8080
     asks_for_key = True
     startup_seconds = 180.0
-    habits = Habits(metrics="llamacpp:", endless={"ignore_eos": True}, lenient=LENIENT)
+    habits = Habits(metrics="llamacpp:", endless={"ignore_eos": True}, context_step=256, lenient=LENIENT, parser="--reasoning-format deepseek")
     fields = ("reasoning_content",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -42,18 +45,33 @@ class LlamaCpp(OpenAI):
         """Ask /health, which answers 503 while the model loads."""
         return answers(f"{root}/health")
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
         """Return the text of /apply-template."""
-        return Rendered(text=ask_for("prompt", f"{endpoint.root}/apply-template", {"messages": list(messages)}, key=endpoint.api_key))
+        body = {"messages": list(messages)} | ({"tools": list(tools)} if tools else {})
+        return Rendered(text=ask_for("prompt", f"{endpoint.root}/apply-template", body, key=endpoint.api_key))
 
-    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+    def tokens(self, endpoint: Endpoint, text: str, alone: bool = False) -> tuple[int, ...] | None:
         """Return the ids of /tokenize, special tokens parsed, as a chat request does."""
-        body = {"content": text, "add_special": True, "parse_special": True}
+        body = {"content": text, "add_special": not alone, "parse_special": True}
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", body, key=endpoint.api_key))
+
+    def ends(self, endpoint: Endpoint) -> Ends:
+        """Return the end token that /props names."""
+        props = ask(f"{endpoint.root}/props", key=endpoint.api_key)
+        token = props.get("eos_token") if isinstance(props, dict) else None
+        return Ends(tokens=(token,) if token else ())
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the GGUF's own Jinja runs: this server knows no other."""
         return "the Jinja template in the GGUF"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Read /props, whose settings are those of one slot; the quantisation is the file's own word."""
+        told = ask(f"{endpoint.root}/props", key=endpoint.api_key)
+        slot = told["default_generation_settings"]
+        sampling = {theirs: float(slot["params"][ours]) for ours, theirs in SAMPLING.items()}
+        kind = str(told.get("model_ftype", "")).partition(" (")[0].lower().replace(" - medium", "_m").replace(" - small", "_s")
+        return Settings(int(slot["n_ctx"]), kind or None, sampling)
 
 
 ENGINE = LlamaCpp()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Ends, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.process import Command
 
 FIRST, SECOND = "first of two", "second of two"
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
+"""Ollama's names -> generation_config.json's."""
+DEFAULTS = {"temperature": 0.8, "top_p": 0.9, "top_k": 40.0, "min_p": 0.0, "repeat_penalty": 1.0}
+"""What Ollama samples with where the Modelfile says nothing (api/types.go, DefaultOptions)."""
 
 
 class Ollama(OpenAI):
@@ -21,7 +28,13 @@ class Ollama(OpenAI):
     environment: str | None = None
     port = 11434
     startup_seconds = 180.0
-    habits = Habits(lenient={"negative max_tokens": "answered"})  # taken for without end: llm/llama_server.go, boundedNumPredict
+    habits = Habits(
+        lenient={"negative max_tokens": "answered"},  # taken for without end: llm/llama_server.go, boundedNumPredict
+        parser="a TEMPLATE that writes .Thinking of its .Messages between the tags",
+        unthinking={"reasoning_effort": "none"},
+        believes_in_switch=True,  # TEMPLATEs close the thinking, whether the model has learnt to answer without or not
+        cuts_prompts=True,
+    )
     fields = ("reasoning", "thinking")
 
     def lay_out(self, target: Target, tools: Tools) -> None:
@@ -58,17 +71,73 @@ class Ollama(OpenAI):
         argv = (str(_program(tools)), "create", target.served_name, "-f", str(_modelfile(tools)))
         return Command(argv, _client(port, tools))
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
         """Return the prompt of a render-only request."""
-        body = {"model": endpoint.model, "messages": list(messages), "stream": False, "_debug_render_only": True}
+        body = {"model": endpoint.model, "messages": list(map(_own, messages)), "stream": False, "_debug_render_only": True}
+        body |= {"tools": list(tools)} if tools else {}
         reply = ask(f"{endpoint.root}/api/chat", body, timeout=60, key=endpoint.api_key)
         text = (reply.get("_debug_info") or {}).get("rendered_template") if isinstance(reply, dict) else None
         return Rendered(text=text, reason="" if text else "this Ollama does not know _debug_render_only")
 
     def template(self, endpoint: Endpoint) -> str:
         """Say which of its two templates ran: only Ollama's own Go path joins two user turns into one."""
+        return "the Modelfile's TEMPLATE" if self._runs_go(endpoint) else "the Jinja template in the GGUF"
+
+    def _runs_go(self, endpoint: Endpoint) -> bool:
         text = self.rendered(endpoint, [{"role": "user", "content": FIRST}, {"role": "user", "content": SECOND}]).text or ""
-        return "the Modelfile's TEMPLATE" if f"{FIRST}\n\n{SECOND}" in text else "the Jinja template in the GGUF"
+        return f"{FIRST}\n\n{SECOND}" in text
+
+    def ends(self, endpoint: Endpoint) -> Ends:
+        """Return the GGUF's end token and the stops of the Modelfile, as /api/show tells them."""
+        shown = self._shown(endpoint)
+        number = (shown.get("model_info") or {}).get("tokenizer.ggml.eos_token_id")
+        lines = [line.split(maxsplit=1) for line in str(shown.get("parameters") or "").splitlines()]
+        stops = tuple(line[1].strip('"') for line in lines if len(line) == 2 and line[0] == "stop")
+        return Ends(ids=(number,) if isinstance(number, int) else (), stops=stops)
+
+    def overruled(self, endpoint: Endpoint) -> bool:
+        """Say whether the model was given a TEMPLATE and the GGUF's Jinja runs in its place."""
+        given = str(self._shown(endpoint).get("template") or "").strip()
+        return given not in ("", "{{ .Prompt }}") and not self._runs_go(endpoint)
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Read /api/show, which holds the Modelfile's parameters, and /api/ps, which tells of the model as it is loaded."""
+        shown = self._shown(endpoint)
+        parameters = dict(_numbers(shown.get("parameters") or ""))
+        sampling = {theirs: parameters.get(ours, DEFAULTS[ours]) for ours, theirs in SAMPLING.items()}
+        return Settings(
+            quantization=str((shown.get("details") or {}).get("quantization_level", "")).lower() or None,
+            sampling=sampling,
+            **_loaded(endpoint),
+        )
+
+    def _shown(self, endpoint: Endpoint) -> dict[str, Any]:
+        reply = ask(f"{endpoint.root}/api/show", {"model": endpoint.model}, timeout=30, key=endpoint.api_key)
+        return reply if isinstance(reply, dict) else {}
+
+
+def _own(message: Message) -> dict[str, Any]:
+    """Return a turn as Ollama's own API has it: the arguments of a call as an object, not as JSON in a string."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    objects = [{"function": {**call, "arguments": json.loads(call["arguments"])}} for call in calls]
+    return {**message, "tool_calls": objects} if calls else dict(message)
+
+
+def _numbers(parameters: str) -> Iterator[tuple[str, float]]:
+    """Yield the parameters that are numbers, one a line as `top_p    0.95`."""
+    for line in parameters.splitlines():
+        name, _, value = line.partition(" ")
+        with contextlib.suppress(ValueError):
+            yield name, float(value)
+
+
+def _loaded(endpoint: Endpoint) -> dict[str, Any]:
+    """Return context and share on the GPU of the model in memory, nothing where it has been unloaded."""
+    models = ask(f"{endpoint.root}/api/ps", timeout=30, key=endpoint.api_key).get("models") or ()
+    found = next((model for model in models if endpoint.model in (model.get("name"), str(model.get("name")).removesuffix(":latest"))), None)
+    if not found:
+        return {}
+    return {"context": found.get("context_length"), "on_gpu": found["size_vram"] / found["size"] if found.get("size") else None}
 
 
 def _program(tools: Tools) -> Path:

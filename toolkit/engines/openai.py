@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Pieces, Rendered, Target, Tools
-from toolkit.engines.reading import take_apart
+from toolkit.engines import Endpoint, Ends, Habits, Message, Pieces, Rendered, Settings, Target, Tools
+from toolkit.engines.reading import FIELDS, take_apart
 from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
 from toolkit.process import Command
@@ -37,21 +38,37 @@ class OpenAI:
     def prepare(self, target: Target, port: int, tools: Tools) -> Command | None:
         """Do nothing: the server has its model from the start."""
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
         """Return neither text nor ids: there is no standard request for them."""
         return Rendered(reason="the server has no request that shows its rendered prompt")
 
-    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+    def tokens(self, endpoint: Endpoint, text: str, alone: bool = False) -> tuple[int, ...] | None:
         """Return None: there is no standard request for token ids."""
         return None
+
+    def ends(self, endpoint: Endpoint) -> Ends:
+        """Return nothing: there is no standard request for end tokens."""
+        return Ends()
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that it cannot be known from outside."""
         return "not known from outside"
 
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return nothing: there is no standard request for settings."""
+        return Settings()
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return nothing: the standard has fields for some of the parameters only."""
+        return {}
+
+    def overruled(self, endpoint: Endpoint) -> bool:
+        """Say no: these servers know one template."""
+        return False
+
     def read(self, message: Message, think: Think) -> Pieces:
-        """Take a message apart by the fields this kind of server uses."""
-        return take_apart(message, think, self.fields)
+        """Take a message apart by the fields this kind of server uses, else by another kind's: where it was found is told and judged."""
+        return take_apart(message, think, (*self.fields, *FIELDS))
 
 
 ENGINE = OpenAI()

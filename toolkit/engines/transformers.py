@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Transformers(OpenAI):
     environment = "train"
     port = 8001
     startup_seconds = 300.0
-    habits = Habits(batches=False, lists_models=False, lenient=LENIENT)
+    habits = Habits(batches=False, lists_models=False, limits_context=False, lenient=LENIENT, parser="response_template in tokenizer_config.json")
     fields = ("reasoning_content",)
 
     def lay_out(self, target: Target, tools: Tools) -> None:
@@ -67,6 +68,10 @@ class Transformers(OpenAI):
     def alive(self, root: str) -> bool:
         """Ask /health."""
         return answers(f"{root}/health")
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return them as the generation_config that a request may bring along."""
+        return {"generation_config": json.dumps({**parameters, "do_sample": True})}
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from toolkit.engines import Endpoint, Habits, Message, Rendered, Target, Tools
+from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
+from toolkit.engines.catalogue import listed
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import NotReadyError, UsageError
@@ -39,7 +41,7 @@ class Vllm(OpenAI):
     environment = "vllm"
     asks_for_key = True
     startup_seconds = 900.0
-    habits = Habits(metrics="vllm:", endless={"ignore_eos": True})
+    habits = Habits(metrics="vllm:", endless={"ignore_eos": True}, parser=f"--reasoning-parser {PARSER}", believes_in_switch=True)
     fields = ("reasoning",)
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
@@ -51,7 +53,8 @@ class Vllm(OpenAI):
             *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
-            *(() if target.family == "chatml" else ("--reasoning-parser", PARSER)),
+            # Without a tag the parser takes an answer for reasoning: a plain model before its fine-tune writes none.
+            *(() if target.family == "chatml" and target.base else ("--reasoning-parser", PARSER)),
             *(_on_gpu(target, tools) if tools.gpu else ("--max-num-seqs", str(target.parallel), "--enforce-eager")),
             *target.vllm.extra_args,
         )
@@ -61,17 +64,27 @@ class Vllm(OpenAI):
         """Ask /health, which answers once the model is loaded."""
         return answers(f"{root}/health")
 
-    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> Rendered:
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Rendered:
         """Return the token ids of /tokenize, which renders a conversation as a chat request does."""
-        return Rendered(ids=self._ids(endpoint, {"messages": list(messages), "add_generation_prompt": True}))
+        offered = {"tools": list(tools)} if tools else {}
+        return Rendered(ids=self._ids(endpoint, {"messages": list(messages), "add_generation_prompt": True, **offered}))
 
-    def tokens(self, endpoint: Endpoint, text: str) -> tuple[int, ...] | None:
+    def tokens(self, endpoint: Endpoint, text: str, alone: bool = False) -> tuple[int, ...] | None:
         """Return the token ids of a text as it stands: nothing is put before it."""
         return self._ids(endpoint, {"prompt": text, "add_special_tokens": False})
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: none was given on the command line."""
         return "chat_template.jinja of the checkpoint"
+
+    def settings(self, endpoint: Endpoint) -> Settings:
+        """Return the context length of the list of models: quantisation and sampling are told in its log alone."""
+        entry = next((entry for entry in listed(endpoint) if entry.get("id") == endpoint.model), {})
+        return Settings(context=entry.get("max_model_len"))
+
+    def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Return them as they are: vLLM's chat requests have a field for each."""
+        return dict(parameters)
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))

@@ -52,28 +52,38 @@ def _json(report: Document) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
-def open_report(place: Path | None, pair: tuple[Path, Path] | None, files: Files, as_json: bool) -> None:
+def open_report(place: Path | None, pair: tuple[Path, Path] | None, files: Files, as_json: bool, size_limit: float | None = None) -> None:
     """Show one report, written anew where that is asked for, or compare two; UsageError for both or neither, then errors as `document.load`."""
     if (place is None) == (pair is None):
         raise UsageError("one report, or two to compare, must be named", "thinkship report STORE, or thinkship report --compare A B")
-    if pair and files != NOWHERE:
-        raise UsageError("a page and JUnit XML are made of one report, not of two", "thinkship report STORE --html FILE --junit FILE")
+    if pair and (files != NOWHERE or size_limit is not None):
+        raise UsageError("a page, JUnit XML and advice are made of one report, not of two", "thinkship report STORE --html FILE --junit FILE")
     if place and as_json:
         raise UsageError("--json prints a comparison; a report is JSON already", "read its report.json, or add --compare A B")
     if pair:
         compare(pair, as_json)
     elif place:
-        _reread(place, files)
+        _reread(place, files, size_limit)
 
 
-def _reread(place: Path, files: Files) -> None:
+def _reread(place: Path, files: Files, size_limit: float | None) -> None:
     from toolkit.report import document, terminal
 
     files.require()
     found = document.load(place)
+    if size_limit is not None:
+        found = _within(found, size_limit)
     files.write(found)
     console.say(f"{found['name']} ({document.find(place)})\n")
     terminal.show(found)
+
+
+def _within(report: Document, size_limit: float) -> Document:
+    """Return the report with another limit on the size of GGUF files; UsageError where it knows none."""
+    observed = report["observed"]
+    if not (observed.get("gguf") or {}).get("types"):
+        raise UsageError("this report knows no GGUF files", "name the report of a recipe that serves with llamacpp or ollama")
+    return {**report, "observed": {**observed, "gguf": {**observed["gguf"], "size_limit": size_limit}}}
 
 
 def compare(places: tuple[Path, Path], as_json: bool = False) -> None:

@@ -45,10 +45,14 @@ class GgufFile(BaseModel):
     bits_per_weight: float | None = None
     mean_kl: float | None = None
     """Mean Kullback-Leibler divergence, nats a token."""
+    p99_kl: float | None = None
+    """What 99 % of the tokens lie below."""
     max_kl: float | None = None
     top1: float | None = None
     """Share of positions at which both files find the same token likeliest."""
     perplexity: float | None = None
+    perplexity_growth: float | None = None
+    """Over the reference's, 0.02 for 2 %."""
 
 
 class Gguf(BaseModel):
@@ -57,6 +61,12 @@ class Gguf(BaseModel):
     model_config = OPEN
     types: dict[str, GgufFile] = {}
     """By quantisation."""
+    reference: str | None = None
+    """The 16-bit file that the others are held against."""
+    limits: dict[str, dict[str, float]] = {}
+    """The recipe's: max_kl, min_top1 and max_perplexity_growth, each by quantisation."""
+    size_limit: float | None = None
+    """Largest file that can be used, in MB."""
 
 
 class Facts(BaseModel):

@@ -16,6 +16,8 @@ LINE, TOP, LANE = 46, 8, 10
 """Height of an endpoint's line, room above the first, and from one lane to the next."""
 PLANE = 310
 """Height of a plane of points."""
+LEFT, RIGHT, UPPER, LOWER = 46, WIDTH - EDGE, 26, PLANE - 42
+"""Edges of what is drawn in it."""
 
 Element = ElementTree.Element
 Words = Callable[[float], str]
@@ -50,6 +52,19 @@ class Point:
     x: float
     y: float
     value: str
+    high: float
+    """Upper end of the rule that stands on the point."""
+    best: bool = False
+    """Whether it is the one to take."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The names of a plane's axes, and where x must end."""
+
+    x: str
+    y: str
+    limit: float | None = None
 
 
 def lines(name: str, title: str, rows: Sequence[Line], scale: tuple[float, Words]) -> Markup:
@@ -83,33 +98,43 @@ def _tick(drawing: Element, x: float, bottom: float, words: str) -> None:
     _text(drawing, (x, bottom + 15), words, "tick", anchor)
 
 
-def plane(name: str, title: str, points: Sequence[Point], axes: tuple[str, str]) -> Markup:
-    """Draw points over a linear x and a logarithmic y; a point whose y is 0 lies on the lower edge. `axes` are their names."""
-    end = max(point.x for point in points) * 1.05
-    low, high = _decades([point.y for point in points if point.y > 0])
-    left, right, top, bottom = 46, WIDTH - EDGE, 26, PLANE - 42
+def plane(name: str, title: str, points: Sequence[Point], axes: Axes) -> Markup:
+    """Draw points over a linear x and a logarithmic y; a point whose y is 0 lies on the lower edge."""
+    end = max(*(point.x for point in points), axes.limit or 0) * 1.05
+    decades = _decades([value for point in points for value in (point.y, point.high) if value > 0])
     drawing = _drawing(name, title, [f"{point.label}: {point.value}" for point in points], PLANE)
-    _text(drawing, (EDGE, 13), axes[1], "tick")
-    _text(drawing, (right, PLANE - 6), axes[0], "tick", "end")
+    _text(drawing, (EDGE, 13), axes.y, "tick")
+    _text(drawing, (RIGHT, PLANE - 6), axes.x, "tick", "end")
     for tick in ticks(end):
-        x = left + (right - left) * tick / end
-        _add(drawing, "line", "grid", x1=x, y1=top, x2=x, y2=bottom)
-        _text(drawing, (x, bottom + 15), f"{tick:g}", "tick", "middle")
-    for decade in range(low, high + 1):
-        y = _height(10.0**decade, (low, high), (top, bottom))
-        _add(drawing, "line", "grid", x1=left, y1=y, x2=right, y2=y)
-        _text(drawing, (left - 5, y + 4), f"{10.0**decade:g}".replace("e-0", "e-"), "tick", "end")
-    _add(drawing, "line", "axis", x1=left, y1=bottom, x2=right, y2=bottom)
-    _text(drawing, (left - 5, bottom + 4), "0", "tick", "end")
+        _add(drawing, "line", "grid", x1=_across(tick, end), y1=UPPER, x2=_across(tick, end), y2=LOWER)
+        _text(drawing, (_across(tick, end), LOWER + 15), f"{tick:g}", "tick", "middle")
+    for decade in range(decades[0], decades[1] + 1):
+        y = _height(10.0**decade, decades)
+        _add(drawing, "line", "grid", x1=LEFT, y1=y, x2=RIGHT, y2=y)
+        _text(drawing, (LEFT - 5, y + 4), f"{10.0**decade:g}".replace("e-0", "e-"), "tick", "end")
+    _add(drawing, "line", "axis", x1=LEFT, y1=LOWER, x2=RIGHT, y2=LOWER)
+    _text(drawing, (LEFT - 5, LOWER + 4), "0", "tick", "end")
+    if axes.limit:
+        _add(drawing, "line", "limit", x1=_across(axes.limit, end), y1=UPPER, x2=_across(axes.limit, end), y2=LOWER)
     for point in points:
-        _point(drawing, point, left + (right - left) * point.x / end, _height(point.y, (low, high), (top, bottom)))
+        _point(drawing, point, _across(point.x, end), decades)
     return _markup(drawing)
 
 
-def _point(drawing: Element, point: Point, x: float, y: float) -> None:
+def _point(drawing: Element, point: Point, x: float, decades: tuple[int, int]) -> None:
+    y, high = _height(point.y, decades), _height(point.high, decades)
+    if high < y:
+        _add(drawing, "line", "after", x1=x, y1=y, x2=x, y2=high)
     _add(drawing, "circle", "after", cx=x, cy=y, r=4.5)
-    late = x > WIDTH / 2
-    _text(drawing, (x - 8 if late else x + 8, y - 6), point.label, "name", "end" if late else "start")
+    if point.best:
+        _add(drawing, "circle", "best", cx=x, cy=y, r=8)
+    late = x > LEFT + 60  # there is room for a name
+    _text(drawing, (x - 10 if late else x + 10, y - 6), point.label, "name", "end" if late else "start")
+
+
+def _across(value: float, end: float) -> float:
+    """Return x on paper."""
+    return LEFT + (RIGHT - LEFT) * value / end
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
@@ -120,11 +145,11 @@ def _decades(values: Sequence[float]) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _height(value: float, decades: tuple[int, int], room: tuple[float, float]) -> float:
+def _height(value: float, decades: tuple[int, int]) -> float:
     """Return y on paper: 0 at the lower edge, the lowest decade a step above it."""
-    (low, high), (top, bottom) = decades, room
-    step = (bottom - top) / (high - low + 1)
-    return bottom if value <= 0 else bottom - step * (1 + math.log10(value) - low)
+    low, high = decades
+    step = (LOWER - UPPER) / (high - low + 1)
+    return LOWER if value <= 0 else LOWER - step * (1 + math.log10(value) - low)
 
 
 def ticks(end: float) -> list[float]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from toolkit.quality import breaches, is_limited
 from toolkit.verify import paired
 
 Document = Mapping[str, Any]
@@ -87,6 +89,44 @@ def transcripts(report: Document) -> dict[str, list[dict[str, Any]]]:
         for reply in replies:
             questions.setdefault(reply["question"], []).append({"endpoint": label, "base": label in bases, **reply})
     return questions
+
+
+@dataclass(frozen=True)
+class File:
+    """One GGUF file as tables show it."""
+
+    kind: str
+    seen: Document
+    limits: str
+    """`kept`, `broken`, `none`, or `reference`."""
+
+    def cells(self) -> tuple[str, ...]:
+        """Return type, MB, KL (mean, 99th percentile, largest), share of the same likeliest token, growth of the perplexity, limits."""
+        kl = (self._number(f"{name}_kl", "{:.5f}" if name == "mean" else "{:.4f}") for name in ("mean", "p99", "max"))
+        return (
+            self.kind,
+            self._number("bytes", "{:.1f}", 1e-6),
+            *kl,
+            self._number("top1", "{:.1%}"),
+            self._number("perplexity_growth", "{:+.2%}"),
+            self.limits,
+        )
+
+    def _number(self, name: str, form: str, times: float = 1) -> str:
+        value = self.seen.get(name)
+        return "–" if value is None else form.format(value * times)
+
+
+def files(gguf: Document) -> list[File]:
+    """Return what the gguf stage measured, file by file."""
+    return [File(kind, seen, _limits(kind, gguf)) for kind, seen in gguf.get("types", {}).items()]
+
+
+def _limits(kind: str, gguf: Document) -> str:
+    broken = breaches(kind, gguf)
+    if broken:
+        return "broken"
+    return "kept" if is_limited(kind, gguf) else "reference" if kind == gguf.get("reference") else "none"
 
 
 def audit(stats: Document) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from toolkit.quality import recommended
 from toolkit.report import facts
 from toolkit.report.facts import Document
 from toolkit.report.plots import plots
@@ -26,6 +27,7 @@ WORD = 24
 def html(report: Document) -> str:
     """Return the page of a report: one file, no resource from elsewhere, readable with scripts switched off."""
     observed, style, script = report["observed"], _text("page.css"), _text("page.js")
+    gguf = observed.get("gguf") or {}
     return _template().render(
         report=report,
         style=Markup(style),
@@ -39,7 +41,8 @@ def html(report: Document) -> str:
         columns=list(dict.fromkeys(check["name"] for check in report["checks"])),
         matrix=facts.matrix(observed.get("agreement", [])),
         transcripts=facts.transcripts(report),
-        gguf=(observed.get("gguf") or {}).get("types", {}),
+        files=facts.files(gguf),
+        best=recommended(gguf) if gguf.get("types") else None,
         dataset=facts.audit(observed.get("dataset") or {}),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from toolkit.report.drawing import Line, Point, Span, Words, lines, plane
+from toolkit.quality import recommended
+from toolkit.report.drawing import Axes, Line, Point, Span, Words, lines, plane
 from toolkit.report.facts import Document, answers, comparison
 
 Measure = Callable[[Document], float]
@@ -73,19 +74,22 @@ def _rate(kind: str, numbers: Document) -> Span | None:
 
 
 def _divergence(report: Document) -> Plot | None:
-    files = (report["observed"].get("gguf") or {}).get("types", {})
-    measured = {kind: seen for kind, seen in files.items() if seen.get("mean_kl") is not None and seen.get("bytes")}
+    gguf = report["observed"].get("gguf") or {}
+    measured = {kind: seen for kind, seen in gguf.get("types", {}).items() if seen.get("mean_kl") is not None and seen.get("bytes")}
     if len(measured) < 2:
         return None
-    points = [_file(kind, seen) for kind, seen in measured.items()]
-    note = "Mean Kullback-Leibler divergence from the 16-bit file on held-out rows: lower left is better."
+    best, limit = recommended(gguf)[0], gguf.get("size_limit")
+    points = [_file(kind, seen, kind == best) for kind, seen in measured.items()]
+    note = "Kullback-Leibler divergence from the 16-bit file on held-out rows, mean and 99th percentile: lower left is better."
+    note += f" The dashed line is the size limit of {limit:g} MB." if limit else ""
     title = "Divergence against file size"
-    return Plot(title, note, plane("divergence", title, points, ("file size, MB", "mean KL, nats a token")))
+    return Plot(title, note, plane("divergence", title, points, Axes("file size, MB", "KL, nats a token", limit)))
 
 
-def _file(kind: str, seen: Document) -> Point:
-    size = seen["bytes"] / 1e6
-    return Point(kind, size, seen["mean_kl"], f"{size:.0f} MB, {seen['mean_kl']:.2g} nats a token")
+def _file(kind: str, seen: Document, best: bool) -> Point:
+    size, high = seen["bytes"] / 1e6, seen.get("p99_kl") or seen["mean_kl"]
+    words = f"{size:.0f} MB, {seen['mean_kl']:.2g} nats a token, {high:.2g} at 99 %" + (", recommended" if best else "")
+    return Point(kind, size, seen["mean_kl"], words, high, best)
 
 
 def _sides(row: dict[str, Any], span: Callable[[str, Document], Span | None]) -> Iterator[Span]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from toolkit import console
+from toolkit.quality import recommended
 from toolkit.report.difference import Difference
-from toolkit.report.facts import Document, comparison, grid, reasons
+from toolkit.report.facts import Document, comparison, files, grid, reasons
 
 NOTES = 3
 """Notes on differing answers that the terminal shows."""
@@ -21,11 +22,11 @@ CHANGES = {"improved": "green", "no evidence": "yellow", "worse": "bold red"}
 def show(report: Document) -> None:
     """Print the report's numbers, what did not pass with its remedy, and the verdict."""
     console.show(_numbers_table(report))
-    for check in report["checks"]:
-        if check["status"] != "pass":
-            console.say(f"\n{check['status']}: {check['name']}, {check['engine']} {check['variant']}: {check['message']}")
-            if check["remedy"]:
-                console.say(f"fix: {check['remedy']}")
+    _show_files(report["observed"].get("gguf") or {})
+    for (status, name, message, remedy), endpoints in _open(report["checks"]).items():
+        console.say(f"\n{status}: {name}, {', '.join(endpoints)}: {message}")
+        if remedy:
+            console.say(f"fix: {remedy}")
     notes = report["observed"].get("notes", [])
     for note in notes[:NOTES]:
         console.say(f"note: {note}")
@@ -34,6 +35,31 @@ def show(report: Document) -> None:
     for reason in reasons(report):
         console.say(reason)
     console.say(f"verdict: {report['verdict']}")
+
+
+def _open(checks: Iterable[Document]) -> dict[tuple[str, str, str, str], list[str]]:
+    """Return the checks that did not pass, those that say the same of several endpoints together."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for check in checks:
+        if check["status"] != "pass":
+            key = (check["status"], check["name"], check["message"], check["remedy"])
+            found.setdefault(key, []).append(f"{check['engine']} {check['variant']}".strip())
+    return found
+
+
+def _show_files(gguf: Document) -> None:
+    """Print how near each GGUF file is to the 16-bit one, and which one to take."""
+    rows = files(gguf)
+    if not rows:
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("GGUF file", "MB", "mean KL", "99 %", "largest", "same top", "perplexity", "limits"):
+        table.add_column(column, justify="left" if column in ("GGUF file", "limits") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.cells())
+    console.say("")
+    console.show(table)
+    console.say(f"recommended: {recommended(gguf)[1]}")
 
 
 def _numbers_table(report: Document) -> Table:

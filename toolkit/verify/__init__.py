@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from toolkit.chat_template import ChatTemplate
+from toolkit.engines import Ends
+from toolkit.limits import Fidelity, Soak
 from toolkit.recipe import Identity, Task, Think
 
 Status = Literal["pass", "fail", "skip"]
@@ -56,6 +58,8 @@ class Question:
 
     text: str
     expected: str | None = None
+    completion: str = ""
+    """What the data set answers, reasoning and end token included."""
 
 
 Tokens = tuple[tuple[str, float], ...]
@@ -72,6 +76,16 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Tokenized:
+    """A text with its token ids by the checkpoint's own tokenizer."""
+
+    text: str
+    ids: tuple[int, ...]
+    question: str = ""
+    """The question whose prompt it is, empty for other texts."""
+
+
+@dataclass(frozen=True)
 class Expectations:
     """What an endpoint is held against."""
 
@@ -83,8 +97,26 @@ class Expectations:
     """The HF chat template, where it is known."""
     probes: tuple[Probe, ...] = ()
     """What the merged model itself says."""
+    tokenized: tuple[Tokenized, ...] = ()
+    """How the checkpoint's tokenizer splits texts."""
+    ends: Ends | None = None
+    """At what answers end, by the checkpoint's files."""
     identity: Identity = field(default_factory=Identity)
+    injection: Literal["accept", "refuse"] = "accept"
     variant: str = ""
+    context: int | None = None
+    """Tokens of one request, where the recipe says."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """What is to be sampled with where a client says nothing, by generation_config.json's names."""
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    gpu: bool | None = None
+    """Whether the model must lie on a GPU, None where that is not known."""
+    weights: int = 0
+    """Bytes that the served weights take at least."""
+    gpu_before: int | None = None
+    """Bytes that were in use on the GPUs before the server was started."""
+    tokens_per_second_at_least: float | None = None
+    soak: Soak | None = None
     base: bool = False
     """The model before the fine-tune: it is measured and never failed."""
     parallel: int = 1
@@ -95,6 +127,14 @@ class Expectations:
     def max_tokens(self) -> int:
         """Budget of one answer."""
         return self.task.max_tokens if self.task else 512
+
+    def finding(self, name: str, engine: str, **outcome: Any) -> Finding:
+        """Return a check's finding on an endpoint of this engine."""
+        return Finding(name=name, engine=engine, variant=self.variant, **outcome)
+
+    def skipped(self, name: str, engine: str, why: str) -> Finding:
+        """Return the finding of a check that could not be made, which no verdict needs."""
+        return self.finding(name, engine, status="skip", required=False, message=why)
 
     def markers(self) -> tuple[str, ...]:
         """Return texts that belong to the prompt's skeleton and must not stand in an answer."""

@@ -11,13 +11,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.recipe import Verify
-from toolkit.verify import Finding, Reply, gain
+from toolkit.verify import Finding, Reply, fidelity, gain
 from toolkit.verify.agreement import Agreement, compare_all
+from toolkit.verify.edges import EDGES
 from toolkit.verify.interval import wilson
 from toolkit.verify.observe import Observed
 
-REQUIRED = ("think", "stop", "prompt", "identity", "usage", "errors", "concurrency", "cancellation")
+REQUIRED = (
+    *("think", "stop", "prompt", "identity", "usage", "errors", *EDGES, "concurrency", "cancellation"),
+    *("context_length", "quantization", "sampling", "fidelity", "hardware"),
+)
 """Checks that must have been made of each served variant of the tuned model, if only to say why they could not."""
+
+FROM_GGUF = ("llamacpp", "ollama")
+"""Engines that serve the gguf stage's files."""
 
 
 class Report(BaseModel):
@@ -68,6 +75,7 @@ def judge(name: str, wanted: Verify, observations: Iterable[Observation], facts:
     everything = tuple(observations)
     tuned, bases = ([seen for seen in everything if seen.endpoint.base is base] for base in (False, True))
     checks = [check for seen in tuned for check in (*seen.findings, *_missing(seen, wanted))]
+    checks = _with_files(checks, tuned, (facts or {}).get("gguf"))
     checks += _gains(tuned, bases)
     checks += [check for seen in bases for check in _base_checks(seen, wanted)]
     compared = compare_all({seen.label: seen.replies for seen in tuned})
@@ -138,6 +146,13 @@ def _missing(seen: Observation, wanted: Verify) -> Iterable[Finding]:
         if name not in names:
             made: dict[str, Any] = {"name": name, "engine": seen.endpoint.engine, "variant": seen.endpoint.variant}
             yield Finding(**made, status="fail", message="the check was not made", remedy="run again; if it stays, this is a bug of thinkship")
+
+
+def _with_files(checks: list[Finding], tuned: Iterable[Observation], gguf: Mapping[str, Any] | None) -> list[Finding]:
+    """Put what the gguf stage measured of a served file in the place of what its server could not tell."""
+    served = [(seen.endpoint.engine, seen.endpoint.variant) for seen in tuned if seen.endpoint.engine in FROM_GGUF]
+    known = {(found.engine, found.variant): found for found in fidelity.of_files(served, gguf)} if gguf else {}
+    return [known.get((check.engine, check.variant), check) if check.name == "fidelity" else check for check in checks]
 
 
 def _base_checks(seen: Observation, wanted: Verify) -> Iterable[Finding]:

@@ -16,7 +16,27 @@ from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 from toolkit.recipe import Identity, Task, Think
-from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, identity, prompt, stop, streams, task, think, usage
+from toolkit.verify import (
+    Expectations,
+    Finding,
+    Question,
+    Reply,
+    bad_requests,
+    edges,
+    ends,
+    fidelity,
+    hardware,
+    identity,
+    memory,
+    prompt,
+    settings,
+    stop,
+    streams,
+    task,
+    think,
+    tokens,
+    usage,
+)
 from toolkit.verify import endpoint as operations
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
@@ -58,10 +78,14 @@ def expectations_of(recipe: dict[str, Any], dataset: Path, model: Path) -> Expec
         think=Think.model_validate(recipe["think"]),
         think_at_least=recipe["verify"]["think_at_least"],
         task=wanted,
-        questions=tuple(Question(row["question"], row.get("expected")) for row in rows[:asked]),
+        questions=tuple(Question(row["question"], row.get("expected"), row.get("completion", "")) for row in rows[:asked]),
         template=ChatTemplate.of_model(model),
         probes=() if recipe["base"] else identity.read(model.parent),
+        tokenized=() if recipe["base"] else tokens.read(model.parent),
+        ends=ends.of_model(model),
+        injection=recipe["verify"].get("injection", "accept"),
         identity=Identity.model_validate(recipe["verify"].get("identity", {})),
+        **settings.of_recipe(recipe, dataset),
         variant=recipe["variant"],
         base=recipe["base"],
         parallel=recipe["serve"]["parallel"],
@@ -100,7 +124,9 @@ def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], cha
     yield from (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
     yield from (identity.check(name, asked, chat), task.check(name, asked, replies), usage.check(name, asked, replies, chat))
     yield from (*operations.checks(endpoint, asked), bad_requests.check(endpoint, asked))
+    yield from edges.checks(chat, asked, replies)
     yield from (streams.concurrency(chat, asked, replies), streams.cancellation(chat, asked))
+    yield from (*settings.checks(chat, asked), fidelity.check(chat, asked), hardware.check(endpoint, asked, replies), *memory.checks(chat, asked))
 
 
 def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:
@@ -114,7 +140,7 @@ def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Re
         version=version(endpoint),
         template=_template(endpoint),
         asked=len(replies),
-        thinking=think.kept(list(replies), expectations.think),
+        thinking=think.kept(replies, expectations.think, () if expectations.base else think.own_fields(endpoint.engine)),
         right=sum(marked) if marked else None,
         tokens=sum(reply.completion_tokens or 0 for reply in replies),
         seconds=round(sum(reply.seconds for reply in replies), 2),

@@ -116,6 +116,9 @@ def _against_text(chat: Chat, told: Sequence[tuple[Reply, int]]) -> Part | None:
         counted = sum(len(part or ()) for part in ids)
         if abs(tokens - counted) > ROOM + counted // 10:
             return Part(fault=f"completion_tokens is {tokens} where the tokenizer counts {counted} in reasoning and answer: {reply.question}")
+        thought = len(ids[0] or ())
+        if reply.reasoning_tokens is not None and abs(reply.reasoning_tokens - thought) > ROOM + thought // 10:
+            return Part(fault=f"reasoning_tokens is {reply.reasoning_tokens} where the tokenizer counts {thought} in the reasoning: {reply.question}")
     return None
 
 

@@ -96,8 +96,10 @@ def test_vllm_serves_plain_16_bit_too(target, tools):
     assert "--quantization" not in engine("vllm").launch(replace(target, variant="bf16"), 8000, tools).argv
 
 
-def test_a_chatml_model_gets_no_reasoning_parser(target, tools):
-    assert "--reasoning-parser" not in engine("vllm").launch(replace(target, variant="bf16", family="chatml"), 8000, tools).argv
+@pytest.mark.parametrize(("family", "base", "parsed"), [("chatml", True, False), ("chatml", False, True), ("qwq", True, True)])
+def test_only_a_plain_base_gets_no_reasoning_parser(target, tools, family, base, parsed):
+    command = engine("vllm").launch(replace(target, variant="bf16", family=family, base=base), 8000, tools)
+    assert ("--reasoning-parser" in command.argv) is parsed
 
 
 @pytest.mark.parametrize("name", ["vllm", "transformers"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.engines import NAMES, engine
+from toolkit.engines import NAMES, Pieces, engine
 from toolkit.errors import UsageError
 from toolkit.recipe import Think
 
@@ -30,8 +30,9 @@ def test_each_engine_reads_its_own_field(name, message, pieces):
     assert (found.reasoning, found.text, found.where) == pieces
 
 
-def test_vllm_does_not_take_llama_servers_field_for_its_own():
-    assert engine("vllm").read({"content": "4", "reasoning_content": "R"}, THINK).reasoning == ""
+def test_another_servers_field_is_read_and_named():
+    assert engine("vllm").read({"content": "4", "reasoning_content": "R"}, THINK) == Pieces("R", "4", "reasoning_content")
+    assert engine("vllm").read({"content": "4", "reasoning": "mine", "reasoning_content": "R"}, THINK).where == "reasoning"
 
 
 def test_every_engine_is_found_by_its_name():

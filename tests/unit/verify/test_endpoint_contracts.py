@@ -5,7 +5,7 @@ import pytest
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint
 from toolkit.recipe import Task, Think
-from toolkit.verify import Expectations, Reply, stop, task, think
+from toolkit.verify import Expectations, Probe, Question, Reply, stop, task, think
 from toolkit.verify.interval import wilson
 
 THINK = Think()
@@ -34,10 +34,45 @@ def reply(**changes: object) -> Reply:
         ({"reasoning": "", "text": "R</think>4"}, ["no reasoning", "a tag is left in the answer"]),
         ({"reasoning": "<think>R"}, ["a tag is left in the reasoning"]),
         ({"error": "no answer within 5 s"}, ["no answer"]),
+        ({"text": "", "finish": "length"}, ["cut off by the budget of tokens while it was thinking"]),
+        ({"reasoning": "Two and two make four.", "text": "Two and two make four. It is 4."}, ["the reasoning stands in the answer as well"]),
+        ({"reasoning": "<think>\nR\n</think>\n<think>R"}, ["a tag is left in the reasoning"]),
     ],
 )
 def test_the_think_contract_names_each_broken_rule(changes, broken):
     assert think.broken_rules(reply(**changes), THINK) == broken
+
+
+@pytest.mark.parametrize(
+    ("where", "fields", "broken"),
+    [
+        ("reasoning", ("reasoning",), []),
+        ("inline", ("reasoning",), ["the reasoning is left in the content, between tags"]),
+        ("reasoning_content", ("reasoning",), ["the reasoning is in reasoning_content"]),
+        ("inline", (), []),
+        (None, ("reasoning",), []),
+    ],
+)
+def test_an_engine_is_held_to_its_own_fields(where, fields, broken):
+    assert think.broken_rules(reply(where=where), THINK, fields) == broken
+
+
+def test_an_unknown_server_may_leave_the_reasoning_in_the_content_and_is_said_to():
+    assert think.own_fields("openai") == () and think.own_fields("llamacpp") == ("reasoning_content",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"where": "inline"}, "switch llamacpp's reasoning parser on, the right one: --reasoning-format deepseek; clients look in reasoning_content"),
+        ({"where": "reasoning_content", "text": "", "finish": "length"}, "give the answers more tokens (verify.task.max_tokens)"),
+        ({"where": "reasoning_content", "reasoning": ""}, think.REMEDY),
+    ],
+)
+def test_the_remedy_is_that_of_the_likeliest_cause(changes, words):
+    replies = [reply(error="x", question="?"), reply(**changes)]
+    strange = [changes["where"]] if changes["where"] == "inline" else []
+    assert words in think._remedy("llamacpp", strange, replies)
 
 
 def test_other_tags_can_be_expected():
@@ -59,6 +94,31 @@ def test_other_tags_can_be_expected():
 )
 def test_the_stop_contract_names_the_fault(changes, fault):
     assert stop.fault(reply(**changes), Expectations().markers()) == fault
+
+
+WHOLE = Question("2 + 2?", "4", "Two and two.\n</think>\n\nThe answer is 4.<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"text": "The answer"}, "cut before 'is4.'"),
+        ({"reasoning": "Two and", "text": ""}, "cut before 'two.Theansweris4.'"),
+        ({"text": "It is 4."}, ""),
+        ({"text": "The answer is 4. Indeed."}, ""),
+    ],
+)
+def test_an_answer_that_is_but_the_beginning_of_the_known_one_is_cut(changes, words):
+    found = stop.check("vllm", Expectations(questions=(WHOLE,)), [reply(**changes)])
+    assert [line.partition(" → ")[2] for line in found.evidence["faults"]] == ([words] if words else [])
+    assert found.status == ("fail" if words else "pass") and (not words or ("1 stop too early" in found.message and found.remedy == stop.CUT))
+
+
+def test_the_merged_models_own_words_tell_a_cut_answer_too():
+    probe = Probe("2 + 2?", (("Two and two", 0.0), (".\n", 0.0), ("</think>", 0.0), ("The answer is", 0.0)), ())
+    assert stop.check("vllm", Expectations(probes=(probe,)), [reply(text="The")]).status == "fail"
+    assert stop.check("vllm", Expectations(probes=(probe,)), [reply()]).status == "pass"
 
 
 def test_one_bad_answer_fails_a_contract_that_wants_all():

@@ -45,7 +45,7 @@ def test_another_text_is_a_difference(serve):
 
 def test_reasoning_in_another_place_is_a_difference(serve):
     problem = compared(serve, WHOLE, {"content": "Two and two.</think>The answer is 4."})
-    assert "in reasoning when whole and in inline when streamed" in problem
+    assert "in reasoning when whole and left in the content, between tags when streamed" in problem
 
 
 def test_a_broken_stream_is_a_difference(serve):

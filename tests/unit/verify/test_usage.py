@@ -71,6 +71,14 @@ def test_a_count_out_of_its_bounds_is_found(serve, changes, words):
     assert words in check(serve(ModelServer()), **changes).message
 
 
+def test_reasoning_tokens_are_held_against_the_tokens_of_the_reasoning(serve):
+    url, long = serve(ModelServer()), "Two and two " * 20
+    counts = {"reasoning": long, "text": "It is 4.", "completion_tokens": 63}
+    assert check(url, **counts, reasoning_tokens=60).status == "pass"
+    finding = check(url, **counts, reasoning_tokens=0)
+    assert finding.status == "fail" and "reasoning_tokens is 0 where the tokenizer counts 60 in the reasoning" in finding.message
+
+
 def test_a_count_that_only_some_answers_have_is_found(serve):
     replies = [Reply(question="2 + 2?", completion_tokens=6), Reply(question="Sky?")]
     assert "completion_tokens is missing in 1 of 2 answers" in check(serve(ModelServer()), replies=replies).message
