@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.fit.card import checked
-from toolkit.limits import Fidelity, Fraction, Soak
+from toolkit.limits import Fidelity, Soak
 from toolkit.section import Fraction, Section
 from toolkit.shapes import Shape
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
