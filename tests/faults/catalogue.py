@@ -88,7 +88,7 @@ TEMPLATES = (
 )
 HEADERS = (
     header("a beginning token that training had not", "tokens", tokenizer__ggml__add_bos_token=True, tokenizer__ggml__bos_token_id=0),
-    header("another end token", "ends", tokenizer__ggml__eos_token_id=1),
+    header("another end token", "ends", tokenizer__ggml__eos_token_id=3),
     header("another pre-tokenizer", "tokens", tokenizer__ggml__pre="qwen2"),
     Fault("the tokenizer of another model", "tokens", gguf={"tokens": "of another model"}),
     Fault("the tags swapped in the vocabulary", "tokens", gguf={"tokens": "tags swapped"}),
@@ -120,7 +120,6 @@ SERVER = (
         ),
     ),
     Fault("no reasoning parser", "think", program=("REASONING_FORMAT_DEEPSEEK", "REASONING_FORMAT_NONE")),
-    Fault("the parser that leaves the tags in the content", "think", program=("REASONING_FORMAT_DEEPSEEK", "REASONING_FORMAT_DEEPSEEK_LEGACY")),
     Fault("the Jinja engine switched off", "prompt", program=("params.use_jinja = True", "params.use_jinja = False")),
     Fault("the model under another name", "models", program=("{given.alias}\n", '{"another"}\n')),
 )
