@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from toolkit.assessment import Benchmark, Judge
+from toolkit.section import Fraction, Section
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 GgufType = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and strict about keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PypiSource(Section):
@@ -154,7 +150,7 @@ class Gguf(Section):
 
     types: tuple[GgufType, ...] = ("f16", "q8_0", "q4_k_m")
     """Quantisations; the first is the 16-bit reference."""
-    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}
+    max_kl: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.01, "q4_k_m": 0.2}  # noqa: RUF012 - pydantic copies it
     """Largest mean Kullback-Leibler divergence to the reference, in nats a token, on held-out rows; a type without a limit is only measured."""
 
     @model_validator(mode="after")
@@ -210,9 +206,11 @@ class Serve(Section):
 class Task(Section):
     """Held-out questions asked before and after the fine-tune, greedily."""
 
-    metric: Literal["numeric", "exact", "choice"] = "numeric"
+    metric: Literal["numeric", "exact", "choice", "judge"] = "numeric"
     """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it;
-    `choice`: its last standalone letter from A to E, large or small, equals it."""
+    `choice`: its last standalone letter from A to E, large or small, equals it; `judge`: another model says that it means the same."""
+    judge: Judge | None = None
+    """The model that marks the answers, where the metric is `judge`."""
     questions: Annotated[int, Field(gt=0)] = 50
     """How many of the held-out rows are asked."""
     base_questions: Annotated[int, Field(gt=0)] = 20
@@ -223,6 +221,12 @@ class Task(Section):
     """Share of right answers the tuned model must reach."""
     base_at_most: Fraction | None = None
     """Share the base must not exceed, where the demo must show a plain gain."""
+
+    @model_validator(mode="after")
+    def _judged_by_somebody(self) -> Task:
+        if (self.metric == "judge") != (self.judge is not None):
+            raise ValueError("metric: judge and the section judge belong together: name the model that judges, or leave the section out")
+        return self
 
 
 class Identity(Section):
@@ -243,6 +247,8 @@ class Verify(Section):
     """What proves that the merged model is served."""
     task: Task | None = None
     """Before and after."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Public benchmarks that each served variant of the tuned model is asked."""
 
 
 class Recipe(Section):

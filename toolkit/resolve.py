@@ -11,7 +11,8 @@ from typing import TypeVar, assert_never
 
 from toolkit.artifact import digest, files_of, sha256
 from toolkit.errors import InvalidError, NotReadyError
-from toolkit.recipe import HubSource, PathSource, PypiSource, Recipe, Section
+from toolkit.recipe import HubSource, PathSource, PypiSource, Recipe
+from toolkit.section import Section
 
 SectionT = TypeVar("SectionT", bound=Section)
 COMMIT = re.compile(r"^[0-9a-f]{40}$")

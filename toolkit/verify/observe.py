@@ -16,7 +16,7 @@ from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 from toolkit.recipe import Identity, Task, Think
-from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, identity, prompt, stop, streams, task, think, usage
+from toolkit.verify import Expectations, Finding, Question, Reply, bad_requests, grading, identity, prompt, stop, streams, task, think, usage
 from toolkit.verify import endpoint as operations
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
@@ -85,6 +85,8 @@ def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progre
 def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress = lambda *_: None) -> tuple[list[Reply], tuple[Finding, ...]]:
     """Ask every question, then hold the endpoint against each contract; errors as `observe`."""
     asked = expectations if expectations.questions else _with_general_questions(expectations)
+    judge = asked.task.judge if asked.task else None
+    trial = grading.try_out(judge, asked.questions) if judge else None  # first: a judge that is not there is told before all is asked
     with Chat(endpoint, asked.think, asked.timeout) as chat:
         replies: list[Reply] = []
         for reply in task.ask_all(chat, asked):
@@ -92,7 +94,9 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
             progress(len(replies), len(asked.questions), "questions")
             if len(replies) == min(ENOUGH, len(asked.questions)) and all(reply.error for reply in replies):
                 raise NotReadyError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
-        return replies, () if asked.base else tuple(_findings(endpoint, asked, replies, chat))
+        replies = grading.mark_all(judge, replies, progress) if judge else replies
+        marks = (grading.check(endpoint.engine, asked, trial, replies),) if trial else ()
+        return replies, () if asked.base else (*_findings(endpoint, asked, replies, chat), *marks)
 
 
 def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], chat: Chat) -> Iterator[Finding]:
