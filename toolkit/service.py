@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from toolkit import console, pipeline, recipe_file, release, servers, serving
+from toolkit import console, endpoints, pipeline, questions, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, catalogue, engine
-from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
+from toolkit.engines import engine
+from toolkit.errors import BrokenError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -31,7 +28,7 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     _check_key(name, api_key_file)
     runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or engine(name).port)
-    step, inputs = _made(path, name, variant, store, runs)
+    step, inputs = made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
     folder = servers.folder_of(store)
     server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
@@ -56,17 +53,17 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
     """Make what an engine needs of a recipe and build an image that serves it without a volume."""
     from toolkit import model_image
 
-    step, inputs = _made(path, name, variant, store, release.runner(runner))
+    step, inputs = made(path, name, variant, store, release.runner(runner))
     model_image.build(name, target(step.recipe, inputs))
 
 
-def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
+def made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
     """Make the directories that a server is given and return its step and them."""
     recipe = recipe_file.load(path)
     step = _chosen(recipe, name, variant)
     needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
-    made = pipeline.run(needed, Store(store), runs).directories
-    return step, {key: made[other] for key, other in step.inputs.items()}
+    directories = pipeline.run(needed, Store(store), runs).directories
+    return step, {key: directories[other] for key, other in step.inputs.items()}
 
 
 def _chosen(recipe: Recipe, name: EngineName, variant: str | None) -> Step:
@@ -120,52 +117,13 @@ def logs(lines: int, store: Path) -> None:
         console.say("no server of this store is running")
 
 
-def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
-    """Return the endpoint asked for, or the one server of ours that runs."""
-    if url is None:
-        return servers.first(servers.folder_of(store)).endpoint
-    _check_url(url)
-    key = _key()
-    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
-    return found if model else replace(found, model=_first_name(found, timeout))
-
-
-def _key() -> str | None:
-    """Return the key of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError("OPENAI_API_KEY does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
-    return key or None
-
-
-def _check_url(url: str) -> None:
-    """Refuse what is no HTTP address."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"{url!r} is no address of an endpoint", "name one as http://host:port/v1")
-
-
-def _first_name(endpoint: Endpoint, timeout: float) -> str:
-    """Return the first name that an endpoint lists; NotReadyError where it lists none."""
-    remedy = "name the model with --model"
-    try:
-        listed = catalogue.names(endpoint, timeout)
-    except FailedError as error:
-        raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
-    if not listed:
-        raise NotReadyError(f"{endpoint.url} lists no model", remedy)
-    return listed[0]
-
-
 def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
     if path and given["url"]:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
+    if path and given["questions"]:
+        raise UsageError("a recipe and --questions were both given", "the recipe says what is asked (dataset.holdout, verify.task)")
     if path:
         release.run(release.steps(path), store, files=files)
         return
@@ -179,10 +137,12 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
+    asked, earlier = questions.wanted(given), questions.earlier(given["against"])
+    endpoint = endpoints.named(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
     known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
-    expected = Expectations(**known, timeout=given["timeout"])
+    expected = Expectations(**known, **asked, timeout=given["timeout"])
     replies, findings = examine(endpoint, expected)
-    seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
-    return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")
+    more = (questions.compared(endpoint.engine, replies, earlier), *questions.beyond(endpoint.engine))
+    seen = Observation(summary(endpoint, expected, replies), (*findings, *more), tuple(replies))
+    return judge(endpoint.model, Verify(task=expected.task), [seen], description=f"the endpoint {endpoint.url}")

@@ -1,0 +1,37 @@
+"""Options that several commands share, so that each is spelt and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
+STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+RUNNER = click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Where steps run.")
+QUESTIONS = click.option(
+    "--questions", type=click.Path(path_type=Path), help="Held-out questions: JSON lines with `question` and, to be marked, `expected`."
+)
+METRICS = click.Choice(["numeric", "exact", "choice", "judge"])
+MOST = click.IntRange(1)
+
+
+def scoring(command: Any) -> Any:
+    """Give a command the options by which an endpoint's answers to held-out questions are marked."""
+    for option in (
+        click.option("--against", type=click.Path(path_type=Path), help="Earlier report.json over the same questions: say improved or worse."),
+        click.option("--judge-model", help="With --metric judge: the name of the model that marks. Its key is read from JUDGE_API_KEY."),
+        click.option("--judge-url", help="With --metric judge: the address of the model that marks, as http://host:port/v1."),
+        click.option("--parallel", type=MOST, default=1, show_default=True, help="Questions asked at once."),
+        click.option("--max-tokens", type=MOST, default=512, show_default=True, help="Budget of one answer, reasoning included."),
+        click.option("--at-least", type=click.FloatRange(0, 1), default=0.0, help="Least share of right answers; measured only if not given."),
+        click.option("--limit", type=MOST, help="Ask only the first n questions."),
+        click.option(
+            "--metric", type=click.Choice(["numeric", "exact", "choice", "judge"]), default="numeric", show_default=True, help="How to mark."
+        ),
+        QUESTIONS,
+    ):
+        command = option(command)
+    return command
