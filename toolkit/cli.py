@@ -10,13 +10,11 @@ from typing import Any
 import click
 
 from toolkit import __version__
+from toolkit.bench.command import bench
 from toolkit.errors import ThinkshipError
+from toolkit.options import ENGINES, RECIPE, RUNNER, STORE, scoring
 
-ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
 STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
-STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
-RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
-RUNNER = click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Where steps run.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,6 +111,7 @@ def logs(lines: int, store: Path) -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
+@scoring
 @STORE
 def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
     """Prove that what is served thinks, stops and sees the right prompt: a recipe's engines, or any endpoint."""
@@ -266,6 +265,9 @@ def docs(check: bool) -> None:
     from toolkit import reference
 
     reference.write(check)
+
+
+cli.add_command(bench)
 
 
 def main() -> None:

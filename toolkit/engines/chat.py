@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,6 +20,17 @@ from toolkit.errors import FailedError
 from toolkit.recipe import Think
 
 Sent = TypeVar("Sent")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a streamed answer."""
+
+    seconds: float
+    """When it came, counted from the request."""
+    field: str
+    """Field of the message that it belongs to."""
+    text: str
 
 
 @dataclass(frozen=True)
@@ -68,18 +79,23 @@ class Chat:
 
     def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
         """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""
+        return self.timed(messages, max_tokens, **options)[0]
+
+    def timed(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> tuple[Answer, tuple[Piece, ...]]:
+        """Return a streamed answer with each of its pieces and the moment it came; errors as `stream`."""
         began = time.monotonic()
-        message: dict[str, str] = {}
+        pieces: list[Piece] = []
         finish, usage, seen = None, None, 0
         with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
             for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
-                finish = _gather(message, chunk) or finish
+                pieces += _pieces(chunk, time.monotonic() - began)
+                finish = _finish(chunk) or finish
             if not finish:
                 words = f"after {seen} chunks" if seen else "without one chunk"
                 raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
-            answer = self._answer(message, finish, usage)
-        return replace(answer, seconds=time.monotonic() - began)
+            answer = self._answer(_joined(pieces), finish, usage)
+        return replace(answer, seconds=time.monotonic() - began), tuple(pieces)
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -124,16 +140,20 @@ class Chat:
         )
 
 
-def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
-    """Add a chunk's pieces to the message and return its finish reason."""
-    if not getattr(chunk, "choices", None):
-        return None
-    delta = chunk.choices[0].delta
-    for name in ("content", *FIELDS):
-        piece = getattr(delta, name, None)
-        if piece:
-            message[name] = message.get(name, "") + piece
-    return chunk.choices[0].finish_reason
+def _pieces(chunk: ChatCompletionChunk, seconds: float) -> Iterator[Piece]:
+    """Yield what a chunk adds to the message."""
+    if getattr(chunk, "choices", None):
+        delta = chunk.choices[0].delta
+        yield from (Piece(seconds, name, piece) for name in (*FIELDS, "content") if (piece := getattr(delta, name, None)))
+
+
+def _finish(chunk: ChatCompletionChunk) -> str | None:
+    return chunk.choices[0].finish_reason if getattr(chunk, "choices", None) else None
+
+
+def _joined(pieces: Sequence[Piece]) -> dict[str, str]:
+    """Return the message that the pieces make, field by field."""
+    return {name: "".join(piece.text for piece in pieces if piece.field == name) for name in {piece.field: None for piece in pieces}}
 
 
 def patiently(call: Callable[[], Sent]) -> Sent:
