@@ -79,11 +79,12 @@ def _content(source: PypiSource | HubSource | PathSource, folder: Path, key: str
         case HubSource():
             return f"{source.hub}@{source.revision}"
         case PathSource():
-            return _content_of_path(folder / source.path, key)
+            return content_of_path(folder / source.path, key)
     assert_never(source)
 
 
-def _content_of_path(path: Path, key: str) -> str:
+def content_of_path(path: Path, key: str) -> str:
+    """Return what pins a file or a folder of this machine; InvalidError where it does not exist, `key` naming the recipe's section."""
     if path.is_file():
         return _pin(path)
     if path.is_dir():
