@@ -101,6 +101,13 @@ def test_a_judge_is_tried_on_answers_whose_mark_is_known(serve: Serve):
     assert grading.check("vllm", Expectations(task=wanted("http://j/v1")), trial, [given("x")]).status == "fail"
 
 
+@pytest.mark.parametrize(("labels", "status"), [(("correct", "unparsable"), "pass"), (("unparsable", "undecided"), "fail")])
+def test_a_judge_that_marks_its_controls_and_no_answer_is_told(labels, status):
+    replies = [Reply(question="q", expected="4", judged=label) for label in labels]
+    finding = grading.check("vllm", Expectations(task=wanted("http://j/v1")), grading.Trial(6, ()), replies)
+    assert finding.status == status and "; unparsable: 1 of 2" in finding.message
+
+
 def test_the_key_comes_from_the_environment_or_a_file_and_is_told_to_nobody(serve: Serve, monkeypatch, tmp_path):
     server = JudgeServer("breaks")
     url = serve(server)
