@@ -93,13 +93,12 @@ def try_out(judge: Judge, questions: Sequence[Question]) -> Trial:
 
 
 def _controls(some: Sequence[Question], known: Sequence[Question]) -> Iterator[tuple[str, str, str, bool]]:
-    """Yield question, reference, given answer and its mark: the reference itself, and the next reference that is another one."""
+    """Yield question, reference, given answer and its mark: the reference itself, and the next other reference, or no answer where all are one."""
     for place, question in enumerate(some):
         reference = question.expected or ""
         yield question.text, reference, reference, True
         others = (other.expected for other in (*known[place + 1 :], *known[:place]) if other.expected != reference)
-        if other := next(others, None):
-            yield question.text, reference, other, False
+        yield question.text, reference, next(others, None) or "I do not know.", False
 
 
 def mark_all(judge: Judge, replies: Sequence[Reply], progress: Progress) -> list[Reply]:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from toolkit.assessment import Judge
 from toolkit.engines import Endpoint
 from toolkit.errors import NotReadyError
-from toolkit.recipe import Task
+from toolkit.recipe import Task, Verify
+from toolkit.report import page
 from toolkit.verify import Expectations, Question, Reply, grading, task
 from toolkit.verify.judge import Observation, judge
 from toolkit.verify.observe import examine, summary
@@ -99,6 +100,7 @@ def test_a_judge_is_tried_on_answers_whose_mark_is_known(serve: Serve):
     trial = grading.try_out(kind, QUESTIONS)
     assert len(trial.faults) == 3 and trial.faults[0] == "2 + 2? → That is Paris.: correct"
     assert grading.check("vllm", Expectations(task=wanted("http://j/v1")), trial, [given("x")]).status == "fail"
+    assert grading.try_out(kind, [Question("Is 7 a prime?", "yes")]).faults == ("Is 7 a prime? → I do not know.: correct",)
 
 
 @pytest.mark.parametrize(("labels", "status"), [(("correct", "unparsable"), "pass"), (("unparsable", "undecided"), "fail")])
@@ -143,14 +145,12 @@ def test_the_gate_rests_on_the_judges_marks(serve: Serve, habit, status, words):
     report = judge("m", judged_by(expected), [Observation(summary(endpoint, expected, replies), findings, tuple(replies))])
     assert report.verdict == "fail" or not habit
     if habit == "chatty":
-        assert (
-            "unparsable: 3 of 3" in found["judge"].message and found["task"].required and "3 were given no mark, and decide" in found["task"].message
-        )
+        assert "unparsable: 3 of 3" in found["judge"].message and found["task"].required
+        assert "3 were given no mark, and decide" in found["task"].message
+        assert page.html(report.model_dump(mode="json", by_alias=True)).count("judge: unparsable") == 3
 
 
-def judged_by(expected: Expectations):
-    from toolkit.recipe import Verify
-
+def judged_by(expected: Expectations) -> Verify:
     return Verify(task=expected.task)
 
 
