@@ -24,13 +24,11 @@ def scoring(command: Any) -> Any:
         click.option("--against", type=click.Path(path_type=Path), help="Earlier report.json over the same questions: say improved or worse."),
         click.option("--judge-model", help="With --metric judge: the name of the model that marks. Its key is read from JUDGE_API_KEY."),
         click.option("--judge-url", help="With --metric judge: the address of the model that marks, as http://host:port/v1."),
-        click.option("--parallel", type=MOST, default=1, show_default=True, help="Questions asked at once."),
-        click.option("--max-tokens", type=MOST, default=512, show_default=True, help="Budget of one answer, reasoning included."),
-        click.option("--at-least", type=click.FloatRange(0, 1), default=0.0, help="Least share of right answers; measured only if not given."),
+        click.option("--parallel", type=MOST, help="Questions asked at once; 1 if not given."),
+        click.option("--max-tokens", type=MOST, help="Budget of one answer, reasoning included; 512 if not given."),
+        click.option("--at-least", type=click.FloatRange(0, 1), help="Least share of right answers; measured only if not given."),
         click.option("--limit", type=MOST, help="Ask only the first n questions."),
-        click.option(
-            "--metric", type=click.Choice(["numeric", "exact", "choice", "judge"]), default="numeric", show_default=True, help="How to mark."
-        ),
+        click.option("--metric", type=METRICS, help="How the answers are marked; numeric if not given."),
         QUESTIONS,
     ):
         command = option(command)

@@ -17,6 +17,7 @@ from toolkit.verify import Finding, Question, Reply, gain
 from toolkit.verify.task import choice, number
 
 REMEDY = 'one JSON object a line, as {"question": "What is 2 + 2?", "expected": "4"}'
+SCORING = ("questions", "metric", "limit", "at_least", "max_tokens", "parallel", "judge_url", "judge_model", "against")
 READERS = {"numeric": number, "choice": choice}
 """What a metric takes from the expected answer: a row that it takes nothing from could never be right."""
 
@@ -63,26 +64,36 @@ def _question(place: str, line: str, metric: str | None) -> Question:
     return Question(given["question"], expected)
 
 
+def stated(given: Mapping[str, Any]) -> list[str]:
+    """Return the options of the command line that say what is asked and how it is marked."""
+    return [f"--{name.replace('_', '-')}" for name in SCORING if given[name] is not None]
+
+
 def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the command line adds to an endpoint's expectations: its questions, how they are marked and how many are asked at once."""
-    if not given["questions"]:
-        alone = [f"--{name.replace('_', '-')}" for name in ("limit", "at_least", "judge_url", "judge_model", "against") if given[name]]
-        if alone or given["metric"] != "numeric":
-            raise UsageError(f"{', '.join(alone) or '--metric'} without questions to mark", "name a file of held-out questions with --questions")
-        return {"parallel": given["parallel"]}
-    asked = read(given["questions"], given["metric"], given["limit"])
-    return {"questions": asked, "task": _task(given, len(asked)), "parallel": given["parallel"]}
+    """Return what the command line adds to an endpoint's expectations: its questions, how they are marked and how many are asked at once.
+
+    UsageError where the options do not belong together, else as `read`.
+    """
+    parallel = {"parallel": given["parallel"] or 1}
+    if given["questions"]:
+        metric = given["metric"] or "numeric"
+        asked = read(given["questions"], metric, given["limit"])
+        return {**parallel, "questions": asked, "task": _task(given, metric, len(asked))}
+    alone = [option for option in stated(given) if option != "--parallel"]
+    if alone:
+        raise UsageError(f"{', '.join(alone)} without questions to mark", "name a file of held-out questions with --questions")
+    return parallel
 
 
-def _task(given: Mapping[str, Any], count: int) -> Task:
+def _task(given: Mapping[str, Any], metric: Any, count: int) -> Task:
     judge = given["judge_url"], given["judge_model"]
-    if (given["metric"] == "judge") != all(judge) or any(judge) != all(judge):
+    if (metric == "judge") != all(judge) or any(judge) != all(judge):
         raise UsageError("--metric judge, --judge-url and --judge-model belong together", "name all three, or mark by another metric")
     try:
         marker = Judge(url=judge[0], model=judge[1]) if all(judge) else None
     except ValidationError as error:
         raise UsageError(f"{judge[0]!r} is no address of a judge", "name one as http://host:port/v1") from error
-    return Task(metric=given["metric"], judge=marker, questions=count, max_tokens=given["max_tokens"], at_least=given["at_least"])
+    return Task(metric=metric, judge=marker, questions=count, max_tokens=given["max_tokens"] or 512, at_least=given["at_least"] or 0.0)
 
 
 def earlier(path: Path | None) -> tuple[Reply, ...]:

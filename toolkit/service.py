@@ -122,8 +122,8 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
     if path and given["url"]:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
-    if path and given["questions"]:
-        raise UsageError("a recipe and --questions were both given", "the recipe says what is asked (dataset.holdout, verify.task)")
+    if path and (scoring := questions.stated(given)):
+        raise UsageError(f"a recipe and {', '.join(scoring)} were both given", "the recipe says what is asked and how it is marked: verify.task")
     if path:
         release.run(release.steps(path), store, files=files)
         return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from conftest import DEMO
 from judge_server import JudgeServer
 from loopback import Serve, serve
 from model_server import ModelServer
@@ -77,6 +78,7 @@ def test_a_judge_can_mark_a_strange_endpoint(serve: Serve, tmp_path, file):
     [
         (("--at-least", "0.5"), "--at-least without questions to mark"),
         (("--metric", "exact"), "--metric without questions to mark"),
+        (("--max-tokens", "9"), "--max-tokens without questions to mark"),
         (("--questions", "FILE", "--metric", "judge"), "belong together"),
         (("--questions", "FILE", "--judge-model", "j"), "belong together"),
         (("--questions", "FILE", "--metric", "judge", "--judge-url", "j", "--judge-model", "j"), "is no address of a judge"),
@@ -87,6 +89,11 @@ def test_a_judge_can_mark_a_strange_endpoint(serve: Serve, tmp_path, file):
 def test_what_does_not_belong_together_is_code_2_before_anything_is_asked(tmp_path, file, options, words):
     done, _ = verified("http://127.0.0.1:9/v1", tmp_path, *(file if option == "FILE" else option for option in options))
     assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+def test_a_recipe_says_itself_what_is_asked(file):
+    done = thinkship("verify", DEMO, "--questions", file, "--at-least", "0")
+    assert done.returncode == 2 and "a recipe and --questions, --at-least were both given" in done.stderr
 
 
 @pytest.mark.parametrize(
