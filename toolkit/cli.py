@@ -12,9 +12,8 @@ import click
 from toolkit import __version__
 from toolkit.bench.command import bench
 from toolkit.errors import ThinkshipError
-from toolkit.options import ENGINES, RECIPE, RUNNER, STORE, scoring
-
-STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
+from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
+from toolkit.scoring import scoring
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

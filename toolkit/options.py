@@ -1,35 +1,14 @@
-"""Options that several commands share, so that each is spelt and explained once."""
+"""Arguments and options that several commands share, spelt and explained once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
+STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
 STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 RUNNER = click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Where steps run.")
-QUESTIONS = click.option(
-    "--questions", type=click.Path(path_type=Path), help="Held-out questions: JSON lines with `question` and, to be marked, `expected`."
-)
-METRICS = click.Choice(["numeric", "exact", "choice", "judge"])
-MOST = click.IntRange(1)
-
-
-def scoring(command: Any) -> Any:
-    """Give a command the options by which an endpoint's answers to held-out questions are marked."""
-    for option in (
-        click.option("--against", type=click.Path(path_type=Path), help="Earlier report.json over the same questions: say improved or worse."),
-        click.option("--judge-model", help="With --metric judge: the name of the model that marks. Its key is read from JUDGE_API_KEY."),
-        click.option("--judge-url", help="With --metric judge: the address of the model that marks, as http://host:port/v1."),
-        click.option("--parallel", type=MOST, help="Questions asked at once; 1 if not given."),
-        click.option("--max-tokens", type=MOST, help="Budget of one answer, reasoning included; 512 if not given."),
-        click.option("--at-least", type=click.FloatRange(0, 1), help="Least share of right answers; measured only if not given."),
-        click.option("--limit", type=MOST, help="Ask only the first n questions."),
-        click.option("--metric", type=METRICS, help="How the answers are marked; numeric if not given."),
-        QUESTIONS,
-    ):
-        command = option(command)
-    return command
+POSITIVE = click.FloatRange(min=0, min_open=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, endpoints, pipeline, questions, recipe_file, release, servers, serving
+from toolkit import console, pipeline, questions, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import engine
-from toolkit.errors import BrokenError, UsageError
+from toolkit.endpoints import Address
+from toolkit.engines import Endpoint, engine
+from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -28,11 +31,34 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     _check_key(name, api_key_file)
     runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or engine(name).port)
-    step, inputs = made(path, name, variant, store, runs)
+    step, inputs = _made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
     folder = servers.folder_of(store)
     server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
+
+
+@contextmanager
+def served(path: Path, name: EngineName, store: Path, variant: str | None, runner: str) -> Iterator[Endpoint]:
+    """Yield where an engine serves a recipe: the server that `serve` left running, else one that ends with the block.
+
+    NotReadyError where the running one serves another model, others as `serve`.
+    """
+    recipe = recipe_file.load(path)
+    _chosen(recipe, name, variant)
+    if running := servers.read_state(servers.folder_of(store) / f"{name}.json"):
+        if running.model != recipe.serve.name or variant:
+            wanted = " ".join(filter(None, (recipe.serve.name, variant)))
+            raise NotReadyError(f"{name} serves {running.model} at {running.url}, and {wanted} is wanted", "`thinkship stop` ends it")
+        yield running.endpoint
+        return
+    runs = release.runner(runner, (name,))
+    step, inputs = _made(path, name, variant, store, runs)
+    folder = servers.folder_of(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.step(step.name, "ends with the chat", "run")
+    with serving.serving(name, target(step.recipe, inputs), runs.place(name, folder / f"chat-{name}"), folder / f"chat-{name}.log") as endpoint:
+        yield endpoint
 
 
 def _check_key(name: EngineName, file: Path | None) -> None:
@@ -53,17 +79,17 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
     """Make what an engine needs of a recipe and build an image that serves it without a volume."""
     from toolkit import model_image
 
-    step, inputs = made(path, name, variant, store, release.runner(runner))
+    step, inputs = _made(path, name, variant, store, release.runner(runner))
     model_image.build(name, target(step.recipe, inputs))
 
 
-def made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
+def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
     """Make the directories that a server is given and return its step and them."""
     recipe = recipe_file.load(path)
     step = _chosen(recipe, name, variant)
     needed = _needed(plan(resolve(recipe, path.resolve().parent), (name,)), step)
-    directories = pipeline.run(needed, Store(store), runs).directories
-    return step, {key: directories[other] for key, other in step.inputs.items()}
+    made = pipeline.run(needed, Store(store), runs).directories
+    return step, {key: made[other] for key, other in step.inputs.items()}
 
 
 def _chosen(recipe: Recipe, name: EngineName, variant: str | None) -> Step:
@@ -138,7 +164,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
     asked, earlier = questions.wanted(given), questions.earlier(given["against"])
-    endpoint = endpoints.named(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
+    endpoint = Address(given["url"], given["model"], given["engine"]).endpoint(store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
     known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
     expected = Expectations(**known, **asked, timeout=given["timeout"])

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from toolkit.options import ENGINES, QUESTIONS, RUNNER, STORE
+from toolkit.options import ENGINES, POSITIVE, RUNNER, STORE
+from toolkit.scoring import QUESTIONS
 
 
 class Streams(click.ParamType[tuple[int, ...]]):
@@ -34,11 +35,12 @@ class Streams(click.ParamType[tuple[int, ...]]):
 @click.option("--variant", help="With a recipe: quantisation to serve; the recipe's if not given.")
 @click.option("--url", help="An OpenAI-compatible endpoint, as http://host:port/v1; the running server's if neither this nor a recipe is given.")
 @click.option("--model", help="Served name; the endpoint's first if not given.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key of --url; OPENAI_API_KEY if not given.")
 @click.option("--streams", type=Streams(), default="1,8", show_default=True, help="How many are asked at once, one level after the other.")
 @click.option("--requests", type=click.IntRange(1), help="Answers a level; twice its streams, at least 8, if not given.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer, reasoning included.")
 @QUESTIONS
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds one answer may take.")
+@click.option("--timeout", type=POSITIVE, default=120.0, show_default=True, help="Seconds one answer may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 @RUNNER
 @STORE

@@ -9,9 +9,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from toolkit.engines import Answer
-from toolkit.engines.chat import Chat, Piece
-from toolkit.engines.reading import FIELDS
+from toolkit.engines.chat import Chat
 from toolkit.errors import ThinkshipError
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One piece of a streamed answer."""
+
+    seconds: float
+    """When it came, counted from the request."""
+    has_reasoning: bool
+    """Whether there was reasoning by then."""
+    in_text: bool
+    """Whether it added to the answer more than white space."""
 
 
 @dataclass(frozen=True)
@@ -69,38 +80,46 @@ def level(chat: Chat, questions: Sequence[str], streams: int, tokens: int, progr
 
 
 def _timed(chat: Chat, question: str, tokens: int) -> Timing | ThinkshipError:
+    moments: list[Moment] = []
+    before = answer = Answer("", "", None)
     try:
-        answer, pieces = chat.timed([{"role": "user", "content": question}], tokens, stream_options={"include_usage": True})
-        return timing(answer, pieces, chat.think.close)
+        began = time.monotonic()
+        for answer in chat.live([{"role": "user", "content": question}], tokens, stream_options={"include_usage": True}):
+            if moment := grown(before, answer, time.monotonic() - began):
+                moments.append(moment)
+            before = answer
     except ThinkshipError as error:
         return error
+    return timing(answer, moments)
 
 
-def timing(answer: Answer, pieces: Sequence[Piece], close: str) -> Timing:
-    """Take an answer's pieces apart into thinking and answer; `close` ends the thinking of a server that leaves it in the content."""
-    thinking = _thinking(pieces, close if answer.where == "inline" else "")
-    moments = [piece.seconds for piece in pieces]
-    total = len(pieces) if answer.completion_tokens is None else answer.completion_tokens
-    told = bool(answer.reasoning_tokens)
-    thought = min((answer.reasoning_tokens or 0) if told else round(total * thinking / max(len(pieces), 1)), total)
+def grown(before: Answer, after: Answer, seconds: float) -> Moment | None:
+    """Return what came between two states of a streamed answer, None where nothing did."""
+    if (before.reasoning, before.text) == (after.reasoning, after.text):
+        return None
+    new = after.text.removeprefix(before.text)
+    return Moment(seconds, bool(after.reasoning), bool(new.strip()) and after.text != before.text)
+
+
+def timing(answer: Answer, moments: Sequence[Moment]) -> Timing:
+    """Take an answer's pieces apart into thinking and answer.
+
+    A server that leaves the thinking in the content, without the opening tag, shows what it was only by its closing tag: until then there is no
+    reasoning, and nothing counts as answer.
+    """
+    inline = answer.where == "inline"
+    seconds = [moment.seconds for moment in moments]
+    told, total = bool(answer.reasoning_tokens), len(moments) if answer.completion_tokens is None else answer.completion_tokens
+    spoken = [moment.in_text and (moment.has_reasoning or not inline) for moment in moments]
+    first = spoken.index(True) if True in spoken else None
+    thinking = (len(moments) if first is None else first) if answer.reasoning else 0
+    thought = min((answer.reasoning_tokens or 0) if told else round(total * thinking / max(len(moments), 1)), total)
     return Timing(
-        first=moments[0] if moments else answer.seconds,
-        first_answer=next((piece.seconds for piece in pieces[thinking:] if piece.text.strip()), None),
-        last=moments[-1] if moments else answer.seconds,
-        gaps=tuple(later - earlier for earlier, later in pairwise(moments)),
+        first=seconds[0] if seconds else answer.seconds,
+        first_answer=None if first is None else seconds[first],
+        last=seconds[-1] if seconds else answer.seconds,
+        gaps=tuple(later - earlier for earlier, later in pairwise(seconds)),
         thinking=thought,
         answer=total - thought,
         told=told,
     )
-
-
-def _thinking(pieces: Sequence[Piece], close: str) -> int:
-    """Return how many leading pieces are thinking: those in a field for it, or, inline, those up to the closing tag."""
-    if not close:
-        return sum(piece.field in FIELDS for piece in pieces)
-    seen = ""
-    for count, piece in enumerate(pieces, 1):
-        seen += piece.text
-        if close in seen:
-            return count
-    return len(pieces)

@@ -10,14 +10,15 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, endpoints, questions, release, servers, service, serving
+from toolkit import console, questions, release, service
 from toolkit.bench.figures import figures, table
 from toolkit.bench.load import level
+from toolkit.endpoints import Address
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError, UsageError
 from toolkit.recipe import EngineName
-from toolkit.targets import target
+from toolkit.store import Store
 
 GENERAL = (
     "Why is the sky blue?",
@@ -44,6 +45,7 @@ class Asked:
     variant: str | None
     url: str | None
     model: str | None
+    api_key_file: Path | None
     streams: tuple[int, ...]
     requests: int | None
     tokens: int
@@ -77,17 +79,16 @@ def run(recipe: Path | None, store: Path, asked: Asked) -> None:
 
 @contextmanager
 def _endpoint(recipe: Path | None, store: Path, asked: Asked) -> Iterator[tuple[Endpoint, Sequence[str]]]:
-    """Yield who is timed and the questions that belong to it; a recipe's engine is started here and ended with the block."""
+    """Yield who is timed and the questions that belong to it; a recipe's engine that does not run yet ends with the block."""
     if not recipe:
-        yield endpoints.named(asked.url, asked.model, asked.engine, store, min(asked.timeout, 10.0)), GENERAL
+        address = Address(asked.url, asked.model, asked.engine, asked.api_key_file)
+        yield address.endpoint(store, min(asked.timeout, 10.0)), GENERAL
         return
     if not asked.engine:
         raise UsageError("which of the recipe's engines is to be timed?", "name it with --engine")
-    runs, folder = release.runner(asked.runner, (asked.engine,)), servers.folder_of(store)
-    step, inputs = service.made(recipe, asked.engine, asked.variant, store, runs)
-    rows = (inputs["dataset"] / "eval.jsonl").read_text(encoding="utf-8").splitlines()
-    place = runs.place(asked.engine, folder / f"bench-{asked.engine}")
-    with serving.serving(asked.engine, target(step.recipe, inputs), place, folder / f"bench-{asked.engine}.log") as endpoint:
+    with service.served(recipe, asked.engine, store, asked.variant, asked.runner) as endpoint:
+        dataset = next(step for step in release.steps(recipe, (asked.engine,)) if step.name == "dataset")
+        rows = (Store(store).directory(dataset) / "eval.jsonl").read_text(encoding="utf-8").splitlines()
         yield endpoint, [json.loads(row)["question"] for row in rows]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -23,23 +24,14 @@ Sent = TypeVar("Sent")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One piece of a streamed answer."""
-
-    seconds: float
-    """When it came, counted from the request."""
-    field: str
-    """Field of the message that it belongs to."""
-    text: str
-
-
-@dataclass(frozen=True)
 class Chat:
     """A client of one endpoint, whose connections end with its block; `timeout` bounds the seconds of one answer, whole or streamed."""
 
     endpoint: Endpoint
     think: Think = field(default_factory=Think)
     timeout: float = 120.0
+    patient: bool = True
+    """Whether a short time that a busy server asks for is waited for here."""
 
     @cached_property
     def _client(self) -> openai.OpenAI:
@@ -53,14 +45,15 @@ class Chat:
         if "_client" in vars(self):
             self._client.close()
 
-    def ask(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
-        """Return the answer to a conversation, greedy unless the options say otherwise.
+    def ask(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
+        """Return the answer to a conversation, greedy unless the options say otherwise; without `max_tokens` the server sets its own limit.
 
         NotReadyError where the endpoint is not there or does not let us in, FailedError where it answers what is no chat completion.
         """
         began = time.monotonic()
         with translated(self.endpoint, self.timeout):
-            reply = patiently(lambda: self._client.chat.completions.create(**self._request(messages, max_tokens, options)))
+            request = self._request(messages, max_tokens, options)
+            reply = self._sent(lambda: self._client.chat.completions.create(**request))
             if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
                 raise no_completion(self.endpoint, reply)
             choice = reply.choices[0]
@@ -77,25 +70,28 @@ class Chat:
             told = reply.choices[0].logprobs
             return tuple((token.token, token.logprob) for token in (told.content if told else None) or ())
 
-    def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
-        """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""
-        return self.timed(messages, max_tokens, **options)[0]
+    def stream(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
+        """Return the answer put together from its stream; errors as `live`."""
+        return deque(self.live(messages, max_tokens, **options), maxlen=1)[0]
 
-    def timed(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> tuple[Answer, tuple[Piece, ...]]:
-        """Return a streamed answer with each of its pieces and the moment it came; errors as `stream`."""
+    def live(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Generator[Answer, None, None]:
+        """Yield the answer as far as it has come, with each piece anew, at last whole; to close it is to hang up.
+
+        FailedError where the stream breaks off or ends without a finish reason, others as `ask`.
+        """
         began = time.monotonic()
-        pieces: list[Piece] = []
+        message: dict[str, str] = {}
         finish, usage, seen = None, None, 0
         with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
             for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
-                pieces += _pieces(chunk, time.monotonic() - began)
-                finish = _finish(chunk) or finish
+                finish = _gather(message, chunk) or finish
+                yield replace(self._answer(message, None, usage), seconds=time.monotonic() - began)
             if not finish:
                 words = f"after {seen} chunks" if seen else "without one chunk"
                 raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
-            answer = self._answer(_joined(pieces), finish, usage)
-        return replace(answer, seconds=time.monotonic() - began), tuple(pieces)
+            answer = self._answer(message, finish, usage)
+        yield replace(answer, seconds=time.monotonic() - began)
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -121,10 +117,14 @@ class Chat:
 
     def _streamed(self, messages: Sequence[Message], options: dict[str, Any]) -> openai.Stream[ChatCompletionChunk]:
         request = self._request(messages, options.pop("max_tokens"), options)
-        return patiently(lambda: self._client.chat.completions.create(**request, stream=True))
+        return self._sent(lambda: self._client.chat.completions.create(**request, stream=True))
 
-    def _request(self, messages: Sequence[Message], max_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
-        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0, **options}
+    def _sent(self, call: Callable[[], Sent]) -> Sent:
+        return patiently(call) if self.patient else call()
+
+    def _request(self, messages: Sequence[Message], max_tokens: int | None, options: dict[str, Any]) -> dict[str, Any]:
+        most = openai.omit if max_tokens is None else max_tokens
+        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, "temperature": 0, **options}
 
     def _answer(self, message: Message, finish: str | None, usage: Any) -> Answer:
         pieces = engine(self.endpoint.engine).read(message, self.think)
@@ -140,20 +140,16 @@ class Chat:
         )
 
 
-def _pieces(chunk: ChatCompletionChunk, seconds: float) -> Iterator[Piece]:
-    """Yield what a chunk adds to the message."""
-    if getattr(chunk, "choices", None):
-        delta = chunk.choices[0].delta
-        yield from (Piece(seconds, name, piece) for name in (*FIELDS, "content") if (piece := getattr(delta, name, None)))
-
-
-def _finish(chunk: ChatCompletionChunk) -> str | None:
-    return chunk.choices[0].finish_reason if getattr(chunk, "choices", None) else None
-
-
-def _joined(pieces: Sequence[Piece]) -> dict[str, str]:
-    """Return the message that the pieces make, field by field."""
-    return {name: "".join(piece.text for piece in pieces if piece.field == name) for name in {piece.field: None for piece in pieces}}
+def _gather(message: dict[str, str], chunk: ChatCompletionChunk) -> str | None:
+    """Add a chunk's pieces to the message and return its finish reason."""
+    if not getattr(chunk, "choices", None):
+        return None
+    delta = chunk.choices[0].delta
+    for name in ("content", *FIELDS):
+        piece = getattr(delta, name, None)
+        if piece:
+            message[name] = message.get(name, "") + piece
+    return chunk.choices[0].finish_reason
 
 
 def patiently(call: Callable[[], Sent]) -> Sent:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 
 import pytest
 from loopback import Serve, events, send, serve
 from model_server import ModelServer, event
 
 from toolkit.bench.figures import figures, percentile
-from toolkit.bench.load import Level, Timing, level, timing
+from toolkit.bench.load import Level, Timing, grown, level, timing
 from toolkit.engines import Answer, Endpoint
-from toolkit.engines.chat import Chat, Piece
+from toolkit.engines.chat import Chat
 
 QUESTIONS = ["2 + 2?", "Capital of France?", "Sky?"] * 3
 
@@ -40,7 +41,7 @@ def test_thinking_and_answer_are_timed_apart(serve: Serve):
         found = level(client, ["q"], 1, 64)
     (one,) = found.timings
     assert 0.04 < one.first < 0.15 and one.first_answer and one.first_answer - one.first > 0.12 and one.last == one.first_answer
-    assert (one.thinking, one.answer, one.told) == (4, 4, False) and len(one.gaps) == 3
+    assert (one.thinking, one.answer, one.told) == (6, 2, False) and len(one.gaps) == 3
 
 
 def test_streams_at_once_are_faster_together_and_each_is_asked_its_own_question(serve: Serve):
@@ -72,32 +73,43 @@ def test_an_answer_that_fails_is_counted_and_the_others_are_timed(serve: Serve):
     assert (row["answers"], row["failed"]) == (6, 3) and "busy" in row["errors"][0] and len(row["errors"]) == 1
 
 
-def pieces(*parts: tuple[str, str]) -> tuple[Piece, ...]:
-    return tuple(Piece(float(place), field, text) for place, (field, text) in enumerate(parts, 1))
+def timed(*parts: tuple[str, str], where: str | None = "reasoning", **told: int):
+    """Time an answer whose reasoning and text grow by one pair a second."""
+    states = [Answer("", "", None)]
+    for reasoning, text in parts:
+        states.append(Answer(states[-1].reasoning + reasoning, states[-1].text + text, None))
+    moments = [grown(*pair, float(second)) for second, pair in enumerate(pairwise(states), 1)]
+    whole = states[-1]
+    return timing(Answer(whole.reasoning, whole.text, "stop", where=where, **told), [moment for moment in moments if moment])
 
 
-def test_thinking_inside_the_content_ends_at_its_tag_wherever_the_pieces_are_cut():
-    cut = pieces(("content", "so"), ("content", "</thi"), ("content", "nk>"), ("content", "\n\n"), ("content", "4"))
-    found = timing(Answer("so", "4", "stop", completion_tokens=10, where="inline"), cut, "</think>")
-    assert (found.thinking, found.answer, found.first, found.first_answer) == (6, 4, 1.0, 5.0)
+def test_thinking_inside_the_content_is_known_by_its_closing_tag():
+    states = [("", "so"), ("", "so it"), ("so it", ""), ("so it", "\n"), ("so it", "\n4")]
+    answers = [Answer("", "", None), *(Answer(*state, None) for state in states)]
+    moments = [grown(*pair, float(second)) for second, pair in enumerate(pairwise(answers), 1)]
+    found = timing(Answer("so it", "\n4", "stop", completion_tokens=10, where="inline"), [moment for moment in moments if moment])
+    assert (found.thinking, found.answer, found.first, found.first_answer) == (8, 2, 1.0, 5.0)
 
 
 def test_what_the_server_tells_of_its_thinking_is_believed():
-    found = timing(
-        Answer("r", "4", "stop", completion_tokens=10, reasoning_tokens=7, where="reasoning"), pieces(("reasoning", "r"), ("content", "4")), ""
-    )
+    found = timed(("r", ""), ("", "4"), completion_tokens=10, reasoning_tokens=7)
     assert (found.thinking, found.answer, found.told, found.tokens) == (7, 3, True, 10)
 
 
+def test_an_answer_without_thinking_is_all_answer():
+    found = timed(("", "4"), ("", "2"), where=None, completion_tokens=2)
+    assert (found.thinking, found.answer, found.first_answer) == (0, 2, 1.0)
+
+
 def test_an_answer_that_is_cut_off_while_thinking_has_no_first_token_of_its_answer():
-    found = timing(Answer("r", "", "length", completion_tokens=2, where="reasoning"), pieces(("reasoning", "r"), ("reasoning", "s")), "")
-    assert found.first_answer is None and found.answer == 0
+    found = timed(("r", ""), ("s", ""), completion_tokens=2)
+    assert found.first_answer is None and (found.thinking, found.answer) == (2, 0)
     row = figures(Level(1, 2.0, (found,), ()))
     assert row["cut_while_thinking"] == 1 and row["first_answer_token_seconds"] == {"p50": None, "p95": None}
 
 
 def test_an_empty_answer_has_no_speed():
-    found = timing(Answer("", "", "stop", completion_tokens=0, seconds=0.2), (), "")
+    found = timing(Answer("", "", "stop", completion_tokens=0, seconds=0.2), ())
     assert found == Timing(0.2, None, 0.2, (), 0, 0, False) and found.speed is None
 
 
