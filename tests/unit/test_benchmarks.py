@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from observations import TASK, observation
 from pydantic import ValidationError
 
 from toolkit import benchmarks
@@ -14,6 +16,7 @@ from toolkit.errors import InvalidError
 from toolkit.plan import plan
 from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
+from toolkit.verify.judge import judge
 
 RESULTS: dict[str, Any] = {"metric": "exact_match,none", "value": 0.75, "questions": 40, "right": 30, "counts": {"cut": 0}, "figures": {}}
 
@@ -43,6 +46,14 @@ def test_findings_are_added_to_those_that_are_there(tmp_path):
     (tmp_path / "findings.json").write_text('[{"name": "think"}]')
     benchmarks.add([benchmarks.finding("vllm", "bf16", Benchmark(task="gsm8k"), RESULTS)], tmp_path / "findings.json")
     assert [finding["name"] for finding in json.loads((tmp_path / "findings.json").read_text())] == ["think", "benchmark gsm8k"]
+
+
+@pytest.mark.parametrize(("made", "verdict"), [((), "fail"), (("benchmark gsm8k",), "pass")])
+def test_a_benchmark_that_the_recipe_names_and_nobody_ran_fails_the_verdict(made, verdict):
+    seen = observation(answers=("4",) * 10)
+    done = tuple(benchmarks.finding("llamacpp", "f16", Benchmark(task="gsm8k"), RESULTS) for _ in made)
+    report = judge("demo", TASK.model_copy(update={"benchmarks": (Benchmark(task="gsm8k"),)}), [replace(seen, findings=(*seen.findings, *done))])
+    assert report.verdict == verdict and "benchmark gsm8k" in {check.name for check in report.checks}
 
 
 def with_benchmarks(demo: Recipe, *wanted: Benchmark) -> Recipe:
