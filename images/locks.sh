@@ -11,7 +11,7 @@ lock() { # FOLDER REQUIREMENTS LOCK [FLAGS...]: with the programs' Python of loc
 }
 
 UV=$1
-for folder in train convert llamacpp; do
+for folder in train convert llamacpp lmeval; do
   lock "$folder" requirements.in requirements.lock
 done
 lock train tracking.in tracking.lock --constraint requirements.lock

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from toolkit import __version__
+from toolkit.bench.command import bench
 from toolkit.errors import ThinkshipError
 from toolkit.inspection.command import inspect
 from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
+from toolkit.scoring import scoring
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,6 +117,7 @@ def logs(lines: int, store: Path) -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write report.json here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write report.html here.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), help="Write the checks here as JUnit XML, for CI systems.")
+@scoring
 @STORE
 def verify(recipe: Path | None, store: Path, **endpoint: Any) -> None:
     """Prove that what is served thinks, stops and sees the right prompt: a recipe's engines, or any endpoint."""
@@ -278,6 +281,9 @@ def docs(check: bool) -> None:
     from toolkit import reference
 
     reference.write(check)
+
+
+cli.add_command(bench)
 
 
 def main() -> None:

@@ -73,6 +73,7 @@ def gpu(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 def environments(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
     """Say which locked environments are installed."""
     folders = [MODULES[wanted] for wanted in (recipe.serve.engines if recipe else MODULES)]
+    folders += ["lmeval"] if recipe and recipe.verify.benchmarks else []
     for name in dict.fromkeys(("train", "convert", *folders)):
         if not (IMAGES / name / "requirements.lock").is_file():  # Ollama is a program, not a Python environment
             continue

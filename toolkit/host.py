@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, render, report
+from toolkit import benchmarks, console, render, report
 from toolkit.pipeline import Task
 from toolkit.places import Place
 from toolkit.recipe import Verify
@@ -50,7 +50,10 @@ def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:
+            # first: data that cannot be had ends the step, and is seldom noticed late
+            found = [] if recipe["base"] else benchmarks.ask_all(endpoint, recipe, task)
             observe(endpoint, expected, task.output, lambda done, total, unit: bar.report(done, total, unit))
+    benchmarks.add(found, task.output / "findings.json")
     seen = _json(task.output / "endpoint.json")
     right = f", {seen['right']} right" if seen["right"] is not None else ""
     console.note(f"{seen['asked']} questions: {seen['thinking']} thought before they answered{right}")

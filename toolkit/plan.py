@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.artifact import digest
 from toolkit.recipe import EngineName, Recipe
-from toolkit.resolve import Lock
+from toolkit.resolve import Lock, content_of_path
 from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
 
 BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -68,7 +68,7 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(recipe, slices, "ollama" in engines)
-    serves = [draft for engine in engines for draft in _serve_drafts(recipe, engine)]
+    serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
@@ -123,13 +123,24 @@ def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> 
     return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments, inputs)
 
 
-def _serve_drafts(recipe: Recipe, engine: EngineName) -> Iterator[tuple[Step, list[str]]]:
+def _serve_drafts(lock: Lock, engine: EngineName) -> Iterator[tuple[Step, list[str]]]:
+    recipe = lock.recipe
     folder = ROOT / "images" / MODULES[engine]
     servers = tuple(path for entry in sorted(folder.glob("serve*.py")) for path in program_files(entry))
     locks = tuple(path for path in (folder / "requirements.lock", folder / "cuda.lock", folder / "versions.env") if path.is_file())
     content = [digest_files((*servers, *locks))]
     for variant in variants(recipe, engine):
-        yield serve_step(recipe, engine, variant, base=False), content
+        step = serve_step(recipe, engine, variant, base=False)
+        yield replace(step, paths={"recipe_dir": lock.folder}), content + _benchmarks_content(lock)
     if recipe.verify.task:
         plain = recipe.gguf.types[0] if engine in ("llamacpp", "ollama") else BITS[recipe.merge.dtype]
         yield serve_step(recipe, engine, plain, base=True), content
+
+
+def _benchmarks_content(lock: Lock) -> list[str]:
+    """Return what a serve step's benchmarks are made of, beside its recipe: their program, its lock, and tasks of one's own."""
+    wanted = lock.recipe.verify.benchmarks
+    folder = ROOT / "images" / "lmeval"
+    own = [content_of_path(lock.folder / benchmark.folder, "verify/benchmarks/folder") for benchmark in wanted if benchmark.folder]
+    programs = (*program_files(folder / "evaluate.py"), folder / "requirements.lock", ROOT / "toolkit" / "benchmarks.py")
+    return [digest_files(programs), *own] if wanted else []

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from toolkit.assessment import Benchmark, Judge
 from toolkit.fit.card import checked
 from toolkit.limits import Fidelity, Soak
 from toolkit.section import Fraction, Section
@@ -237,9 +238,11 @@ class Serve(Section):
 class Task(Section):
     """Held-out questions asked before and after the fine-tune, greedily."""
 
-    metric: Literal["numeric", "exact", "choice"] = "numeric"
+    metric: Literal["numeric", "exact", "choice", "judge"] = "numeric"
     """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it;
-    `choice`: its last standalone letter from A to E, large or small, equals it."""
+    `choice`: its last standalone letter from A to E, large or small, equals it; `judge`: another model says that it means the same."""
+    judge: Judge | None = None
+    """The model that marks the answers, where the metric is `judge`."""
     questions: Annotated[int, Field(gt=0)] = 50
     """How many of the held-out rows are asked."""
     base_questions: Annotated[int, Field(gt=0)] = 20
@@ -250,6 +253,12 @@ class Task(Section):
     """Share of right answers the tuned model must reach."""
     base_at_most: Fraction | None = None
     """Share the base must not exceed, where the demo must show a plain gain."""
+
+    @model_validator(mode="after")
+    def _judged_by_somebody(self) -> Task:
+        if (self.metric == "judge") != (self.judge is not None):
+            raise ValueError("metric: judge and the section judge belong together: name the model that judges, or leave the section out")
+        return self
 
 
 class Identity(Section):
@@ -280,6 +289,8 @@ class Verify(Section):
     """Whether a special token's text typed by a user may become that token, as it does on every server that is known."""
     task: Task | None = None
     """Before and after."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Public benchmarks that each served variant of the tuned model is asked."""
 
 
 class Recipe(Section):

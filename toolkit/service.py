@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from toolkit import console, pipeline, recipe_file, release, servers, serving
+from toolkit import console, pipeline, questions, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, catalogue, engine
-from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
+from toolkit.endpoints import Address
+from toolkit.engines import Endpoint, engine
+from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.fit import choice
 from toolkit.limits import Soak
 from toolkit.pipeline import Runner
@@ -60,6 +60,29 @@ def _wanted(path: Path, name: EngineName, variant: str | None) -> Recipe:
         return recipe
     vllm = recipe.serve.vllm.model_copy(update={"variants": (variant or known[0],)})
     return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"vllm": vllm})})
+
+
+@contextmanager
+def served(path: Path, name: EngineName, store: Path, variant: str | None, runner: str) -> Iterator[Endpoint]:
+    """Yield where an engine serves a recipe: the server that `serve` left running, else one that ends with the block.
+
+    NotReadyError where the running one serves another model, others as `serve`.
+    """
+    recipe = _wanted(path, name, variant)
+    if running := servers.read_state(servers.folder_of(store) / f"{name}.json"):
+        if running.model != recipe.serve.name or variant:
+            wanted = " ".join(filter(None, (recipe.serve.name, variant)))
+            raise NotReadyError(f"{name} serves {running.model} at {running.url}, and {wanted} is wanted", "`thinkship stop` ends it")
+        yield running.endpoint
+        return
+    _check_fit(path, name, variant, store)
+    runs = release.runner(runner, (name,))
+    step, inputs = _made(path, name, variant, store, runs)
+    folder = servers.folder_of(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.step(step.name, "ends with this command", "run")
+    with serving.serving(name, target(step.recipe, inputs), runs.place(name, folder / f"chat-{name}"), folder / f"chat-{name}.log") as endpoint:
+        yield endpoint
 
 
 def _check_key(name: EngineName, file: Path | None) -> None:
@@ -142,47 +165,6 @@ def logs(lines: int, store: Path) -> None:
         console.say("no server of this store is running")
 
 
-def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
-    """Return the endpoint asked for, or the one server of ours that runs."""
-    if url is None:
-        return servers.first(servers.folder_of(store)).endpoint
-    _check_url(url)
-    key = _key()
-    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
-    return found if model else replace(found, model=_first_name(found, timeout))
-
-
-def _key() -> str | None:
-    """Return the key of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError("OPENAI_API_KEY does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
-    return key or None
-
-
-def _check_url(url: str) -> None:
-    """Refuse what is no HTTP address."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"{url!r} is no address of an endpoint", "name one as http://host:port/v1")
-
-
-def _first_name(endpoint: Endpoint, timeout: float) -> str:
-    """Return the first name that an endpoint lists; NotReadyError where it lists none."""
-    remedy = "name the model with --model"
-    try:
-        listed = catalogue.names(endpoint, timeout)
-    except FailedError as error:
-        raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
-    if not listed:
-        raise NotReadyError(f"{endpoint.url} lists no model", remedy)
-    return listed[0]
-
-
 def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
     if path and given["soak"]:
@@ -190,6 +172,8 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
     if path and given["url"]:
         raise UsageError("a recipe and --url were both given", "name the recipe, whose engines are started and verified, or the endpoint alone")
     files = Files(given["json_file"], given["html_file"], given["junit_file"])
+    if path and (scoring := questions.stated(given)):
+        raise UsageError(f"a recipe and {', '.join(scoring)} were both given", "the recipe says what is asked and how it is marked: verify.task")
     if path:
         release.require(recipe_file.load(path), path.resolve().parent, (), None, store)
         release.run(release.steps(path), store, files=files)
@@ -215,9 +199,12 @@ def _soak(requests: int | None) -> Soak | None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
+    asked, earlier = questions.wanted(given), questions.earlier(given["against"])
+    endpoint = Address(given["url"], given["model"], given["engine"]).endpoint(store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
-    expected = Expectations(**(_known_of(folder) if folder else {}), timeout=given["timeout"], soak=_soak(given["soak"]))
+    known = _known_of(folder) if folder else {}
+    expected = Expectations(**known, **asked, timeout=given["timeout"], soak=_soak(given["soak"]))
     replies, findings = examine(endpoint, expected)
-    seen = Observation(summary(endpoint, expected, replies), findings, tuple(replies))
-    return judge(endpoint.model, Verify(), [seen], description=f"the endpoint {endpoint.url}")
+    more = (questions.compared(endpoint.engine, replies, earlier), *questions.beyond(endpoint.engine))
+    seen = Observation(summary(endpoint, expected, replies), (*findings, *more), tuple(replies))
+    return judge(endpoint.model, Verify(task=expected.task), [seen], description=f"the endpoint {endpoint.url}")

@@ -81,11 +81,11 @@ def _modelfile(recipe: Recipe) -> dict[str, Any]:
 def _serve(recipe: Recipe) -> dict[str, Any]:
     shared = {"family": recipe.base.family, "think": recipe.base.think.model_dump(), "seed": recipe.seed}
     shared |= {"modelfile": recipe.modelfile.model_dump(include={"answer_tokens", "parameters"})}
-    return {"serve": recipe.serve.model_dump(mode="json", exclude={"engines"}), "verify": recipe.verify.model_dump(), **shared}
+    return {"serve": recipe.serve.model_dump(mode="json", exclude={"engines"}), "verify": recipe.verify.model_dump(mode="json"), **shared}
 
 
 def _verify(recipe: Recipe) -> dict[str, Any]:
-    return {"name": recipe.name, "description": recipe.description, "verify": recipe.verify.model_dump()}
+    return {"name": recipe.name, "description": recipe.description, "verify": recipe.verify.model_dump(mode="json")}
 
 
 STAGES: dict[str, Stage] = {

@@ -47,7 +47,11 @@ class Reply(BaseModel):
     reasoning_tokens: int | None = None
     seconds: float = 0.0
     right: bool | None = None
-    """None where there is no expected answer."""
+    """None where there is no expected answer, or no mark from the judge."""
+    judged: str = ""
+    """The judge's label where another model marks: correct, incorrect, or why there is no mark."""
+    judge_words: tuple[str, ...] = ()
+    """What the judge said, one text for each order of the two answers it was asked in."""
     error: str = ""
     """Why there is no answer."""
 

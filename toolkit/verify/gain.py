@@ -20,8 +20,10 @@ REMEDIES = {
 }
 
 
-def check(engine: str, variant: str, before: Sequence[Reply], after: Sequence[Reply]) -> Finding | None:
-    """Return the verdict on one tuned endpoint, None where no question was answered and marked on both sides.
+def check(
+    engine: str, variant: str, before: Sequence[Reply], after: Sequence[Reply], asked: str = "before and after the fine-tune"
+) -> Finding | None:
+    """Return the verdict on one endpoint, None where no question was answered and marked on both sides; `asked` says when.
 
     Without evidence the check is skipped and not required: whether that is enough is the recipe's to say, by verify.task.at_least.
     """
@@ -37,7 +39,7 @@ def check(engine: str, variant: str, before: Sequence[Reply], after: Sequence[Re
         variant=variant,
         status=STATUS[found],
         required=found != "no evidence",
-        message=f"{found}: of {len(marks)} questions asked before and after the fine-tune, {_words(became)} right after and {_words(was)} before;"
+        message=f"{found}: of {len(marks)} questions asked {asked}, {_words(became)} right after and {_words(was)} before;"
         f" {gained} gained, {lost} lost (McNemar's exact p {p:.2g})",
         remedy=REMEDIES[found],
         evidence={"verdict": found, "questions": len(marks), "gained": gained, "lost": lost, "p": p, "before": was, "after": became},

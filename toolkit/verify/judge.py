@@ -142,7 +142,8 @@ def notes(compared: Iterable[Agreement]) -> list[str]:
 def _missing(seen: Observation, wanted: Verify) -> Iterable[Finding]:
     """Yield a failed check for each required one that was not made: an absent proof must not pass."""
     names = {finding.name for finding in seen.findings}
-    for name in (*REQUIRED, *(("task",) if wanted.task else ())):
+    by_recipe = (*(("task",) if wanted.task else ()), *(("judge",) if wanted.task and wanted.task.judge else ()))
+    for name in (*REQUIRED, *by_recipe, *(f"benchmark {benchmark.task}" for benchmark in wanted.benchmarks)):
         if name not in names:
             made: dict[str, Any] = {"name": name, "engine": seen.endpoint.engine, "variant": seen.endpoint.variant}
             yield Finding(**made, status="fail", message="the check was not made", remedy="run again; if it stays, this is a bug of thinkship")

@@ -25,6 +25,7 @@ from toolkit.verify import (
     edges,
     ends,
     fidelity,
+    grading,
     hardware,
     identity,
     memory,
@@ -109,6 +110,8 @@ def observe(endpoint: Endpoint, expectations: Expectations, output: Path, progre
 def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress = lambda *_: None) -> tuple[list[Reply], tuple[Finding, ...]]:
     """Ask every question, then hold the endpoint against each contract; errors as `observe`."""
     asked = expectations if expectations.questions else _with_general_questions(expectations)
+    judge = asked.task.judge if asked.task else None
+    trial = grading.try_out(judge, asked.questions) if judge else None  # first: a judge that is not there is told before all is asked
     with Chat(endpoint, asked.think, asked.timeout) as chat:
         replies: list[Reply] = []
         for reply in task.ask_all(chat, asked):
@@ -116,7 +119,9 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
             progress(len(replies), len(asked.questions), "questions")
             if len(replies) == min(ENOUGH, len(asked.questions)) and all(reply.error for reply in replies):
                 raise NotReadyError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
-        return replies, () if asked.base else tuple(_findings(endpoint, asked, replies, chat))
+        replies = grading.mark_all(judge, replies, progress) if judge else replies
+        marks = (grading.check(endpoint.engine, asked, trial, replies),) if trial else ()
+        return replies, () if asked.base else (*_findings(endpoint, asked, replies, chat), *marks)
 
 
 def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], chat: Chat) -> Iterator[Finding]:

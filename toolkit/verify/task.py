@@ -15,12 +15,18 @@ from toolkit.engines import Answer
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError
 from toolkit.recipe import Task
-from toolkit.verify import Expectations, Finding, Question, Reply
+from toolkit.verify import Expectations, Finding, Question, Reply, Status
 from toolkit.verify.interval import wilson
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 LETTER = re.compile(r"(?<![0-9A-Za-zÀ-ɏ_'’])(?!a\s+[A-Za-zÀ-ɏ])([A-Ea-e])(?![0-9A-Za-zÀ-ɏ_'’]|-[A-Za-z]|\.[a-z])")
 """A letter beside Chinese characters stands alone, one in a word of Latin letters, in `I'd` or in `e-mail` and `e.g.` does not."""
+
+REMEDIES = {
+    "pass": "",
+    "fail": "train for more steps, or serve a finer quantisation",
+    "skip": "name a judge that keeps to the form of its verdict, or give it a larger budget (verify.task.judge.max_tokens)",
+}
 
 
 def ask_all(chat: Chat, expectations: Expectations) -> Iterator[Reply]:
@@ -40,7 +46,8 @@ def ask_one(chat: Chat, expectations: Expectations, question: Question) -> Reply
 
 def reply(question: Question, answer: Answer, task: Task | None) -> Reply:
     """Return the line for answers.jsonl, marked."""
-    right = is_right(task, answer.text, question.expected) if task and question.expected is not None else None
+    machine = task is not None and task.metric != "judge" and question.expected is not None
+    right = is_right(task, answer.text, question.expected or "") if task and machine else None
     return Reply(
         question=question.text,
         expected=question.expected,
@@ -57,7 +64,10 @@ def reply(question: Question, answer: Answer, task: Task | None) -> Reply:
 
 
 def is_right(task: Task, text: str, expected: str) -> bool:
-    """Mark an answer: `numeric` compares its last number, `exact` the stripped text, `choice` its last letter from A to E."""
+    """Mark an answer: `numeric` compares its last number, `exact` the stripped text, `choice` its last letter from A to E.
+
+    ValueError for `judge`, whose marks come from another model (verify/grading.py).
+    """
     match task.metric:
         case "numeric":
             given = number(text)
@@ -67,6 +77,8 @@ def is_right(task: Task, text: str, expected: str) -> bool:
         case "choice":
             chosen = choice(text)
             return chosen is not None and chosen == choice(expected)
+        case "judge":
+            raise ValueError("a judge's mark is not made by machine")
         case _:
             assert_never(task.metric)
 
@@ -84,20 +96,25 @@ def choice(text: str) -> str | None:
 
 
 def check(name: str, expectations: Expectations, replies: list[Reply]) -> Finding:
-    """Hold the share of right answers against the recipe."""
+    """Hold the share of right answers against the recipe; answers that a judge left without a mark may be right or wrong.
+
+    Where that decides, the check is skipped and stays required, so that the verdict is no pass.
+    """
     made: dict[str, Any] = {"name": "task", "engine": name, "variant": expectations.variant}
     marked = [reply for reply in replies if reply.right is not None]
-    if expectations.task is None or not marked:
+    unmarked = sum(bool(reply.judged) and reply.right is None for reply in replies)
+    if expectations.task is None or not (marked or unmarked):
         return Finding(**made, status="skip", required=False, message="no held-out questions with a machine-checkable answer were given")
-    right, asked = sum(bool(reply.right) for reply in marked), len(marked)
-    low, high = wilson(right, asked)
+    right, asked, wanted = sum(bool(reply.right) for reply in marked), len(marked) + unmarked, expectations.task.at_least
+    low, high = wilson(right, asked)[0], wilson(right + unmarked, asked)[1]
     wrong = [f"{reply.question} → {(reply.text or reply.error).strip()} (expected {reply.expected})" for reply in marked if not reply.right]
-    wanted = expectations.task.at_least
-    passed = right / asked >= wanted
+    status: Status = "pass" if right / asked >= wanted else "skip" if (right + unmarked) / asked >= wanted else "fail"
+    bound = f"at least {wanted:.0%} wanted" if wanted else "no least share was asked for"
+    open_marks = f"; {unmarked} were given no mark, and decide" if status == "skip" else f"; {unmarked} were given no mark" if unmarked else ""
     return Finding(
         **made,
-        status="pass" if passed else "fail",
-        message=f"{right} of {asked} held-out answers right (95 % interval {low:.0%} to {high:.0%}); at least {wanted:.0%} wanted",
-        remedy="" if passed else "train for more steps, or serve a finer quantisation",
-        evidence={"right": right, "asked": asked, "interval": [round(low, 4), round(high, 4)], "wrong": wrong[:5]},
+        status=status,
+        message=f"{right} of {asked} held-out answers right (95 % interval {low:.0%} to {high:.0%}); {bound}{open_marks}",
+        remedy=REMEDIES[status],
+        evidence={"right": right, "asked": asked, "unmarked": unmarked, "interval": [round(low, 4), round(high, 4)], "wrong": wrong[:5]},
     )
