@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ class Chat:
     endpoint: Endpoint
     think: Think = field(default_factory=Think)
     timeout: float = 120.0
+    patient: bool = True
+    """Whether a short time that a busy server asks for is waited for here."""
 
     @cached_property
     def _client(self) -> openai.OpenAI:
@@ -42,14 +45,15 @@ class Chat:
         if "_client" in vars(self):
             self._client.close()
 
-    def ask(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
-        """Return the answer to a conversation, greedy unless the options say otherwise.
+    def ask(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
+        """Return the answer to a conversation, greedy unless the options say otherwise; without `max_tokens` the server sets its own limit.
 
         NotReadyError where the endpoint is not there or does not let us in, FailedError where it answers what is no chat completion.
         """
         began = time.monotonic()
         with translated(self.endpoint, self.timeout):
-            reply = patiently(lambda: self._client.chat.completions.create(**self._request(messages, max_tokens, options)))
+            request = self._request(messages, max_tokens, options)
+            reply = self._sent(lambda: self._client.chat.completions.create(**request))
             if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
                 raise no_completion(self.endpoint, reply)
             choice = reply.choices[0]
@@ -66,8 +70,15 @@ class Chat:
             told = reply.choices[0].logprobs
             return tuple((token.token, token.logprob) for token in (told.content if told else None) or ())
 
-    def stream(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Answer:
-        """Return the answer put together from its stream; FailedError where the stream breaks off or ends without a finish reason."""
+    def stream(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
+        """Return the answer put together from its stream; errors as `live`."""
+        return deque(self.live(messages, max_tokens, **options), maxlen=1)[0]
+
+    def live(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Generator[Answer, None, None]:
+        """Yield the answer as far as it has come, with each piece anew, at last whole; to close it is to hang up.
+
+        FailedError where the stream breaks off or ends without a finish reason, others as `ask`.
+        """
         began = time.monotonic()
         message: dict[str, str] = {}
         finish, usage, seen = None, None, 0
@@ -75,11 +86,12 @@ class Chat:
             for chunk in chunks:
                 seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
                 finish = _gather(message, chunk) or finish
+                yield replace(self._answer(message, None, usage), seconds=time.monotonic() - began)
             if not finish:
                 words = f"after {seen} chunks" if seen else "without one chunk"
                 raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
             answer = self._answer(message, finish, usage)
-        return replace(answer, seconds=time.monotonic() - began)
+        yield replace(answer, seconds=time.monotonic() - began)
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -105,10 +117,14 @@ class Chat:
 
     def _streamed(self, messages: Sequence[Message], options: dict[str, Any]) -> openai.Stream[ChatCompletionChunk]:
         request = self._request(messages, options.pop("max_tokens"), options)
-        return patiently(lambda: self._client.chat.completions.create(**request, stream=True))
+        return self._sent(lambda: self._client.chat.completions.create(**request, stream=True))
 
-    def _request(self, messages: Sequence[Message], max_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
-        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0, **options}
+    def _sent(self, call: Callable[[], Sent]) -> Sent:
+        return patiently(call) if self.patient else call()
+
+    def _request(self, messages: Sequence[Message], max_tokens: int | None, options: dict[str, Any]) -> dict[str, Any]:
+        most = openai.omit if max_tokens is None else max_tokens
+        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, "temperature": 0, **options}
 
     def _answer(self, message: Message, finish: str | None, usage: Any) -> Answer:
         pieces = engine(self.endpoint.engine).read(message, self.think)
