@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from toolkit import console, pipeline, recipe_file, release, servers, serving
+from toolkit import address, console, pipeline, recipe_file, release, servers, serving
 from toolkit.chat_template import ChatTemplate
-from toolkit.engines import Endpoint, catalogue, engine
-from toolkit.errors import BrokenError, FailedError, NotReadyError, UsageError
+from toolkit.engines import Endpoint, engine
+from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
 from toolkit.recipe import EngineName, Recipe, Verify
@@ -36,6 +35,29 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     folder = servers.folder_of(store)
     server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
     _introduce(server)
+
+
+@contextmanager
+def served(path: Path, name: EngineName, store: Path, variant: str | None, runner: str) -> Iterator[Endpoint]:
+    """Yield where an engine serves a recipe: the server that `serve` left running, else one that ends with the block.
+
+    NotReadyError where the running one serves another model, others as `serve`.
+    """
+    recipe = recipe_file.load(path)
+    _chosen(recipe, name, variant)
+    if running := servers.read_state(servers.folder_of(store) / f"{name}.json"):
+        if running.model != recipe.serve.name or variant:
+            wanted = " ".join(filter(None, (recipe.serve.name, variant)))
+            raise NotReadyError(f"{name} serves {running.model} at {running.url}, and {wanted} is wanted", "`thinkship stop` ends it")
+        yield running.endpoint
+        return
+    runs = release.runner(runner, (name,))
+    step, inputs = _made(path, name, variant, store, runs)
+    folder = servers.folder_of(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.step(step.name, "ends with the chat", "run")
+    with serving.serving(name, target(step.recipe, inputs), runs.place(name, folder / f"chat-{name}"), folder / f"chat-{name}.log") as endpoint:
+        yield endpoint
 
 
 def _check_key(name: EngineName, file: Path | None) -> None:
@@ -120,47 +142,6 @@ def logs(lines: int, store: Path) -> None:
         console.say("no server of this store is running")
 
 
-def _endpoint(url: str | None, model: str | None, name: str | None, store: Path, timeout: float = 10.0) -> Endpoint:
-    """Return the endpoint asked for, or the one server of ours that runs."""
-    if url is None:
-        return servers.first(servers.folder_of(store)).endpoint
-    _check_url(url)
-    key = _key()
-    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
-    return found if model else replace(found, model=_first_name(found, timeout))
-
-
-def _key() -> str | None:
-    """Return the key of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError("OPENAI_API_KEY does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
-    return key or None
-
-
-def _check_url(url: str) -> None:
-    """Refuse what is no HTTP address."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"{url!r} is no address of an endpoint", "name one as http://host:port/v1")
-
-
-def _first_name(endpoint: Endpoint, timeout: float) -> str:
-    """Return the first name that an endpoint lists; NotReadyError where it lists none."""
-    remedy = "name the model with --model"
-    try:
-        listed = catalogue.names(endpoint, timeout)
-    except FailedError as error:
-        raise NotReadyError(f"the endpoint does not say what it serves: {error.message}", remedy) from error
-    if not listed:
-        raise NotReadyError(f"{endpoint.url} lists no model", remedy)
-    return listed[0]
-
-
 def verify(path: Path | None, store: Path, **given: Any) -> None:
     """Verify a recipe's engines, or one endpoint; BrokenError where the verdict is fail."""
     if path and given["url"]:
@@ -179,7 +160,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = _endpoint(given["url"], given["model"], given["engine"], store, min(given["timeout"], 10.0))
+    endpoint = address.endpoint(given["url"], given["model"], given["engine"], store, timeout=min(given["timeout"], 10.0))
     folder = given["model_dir"]
     known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
     expected = Expectations(**known, timeout=given["timeout"])
