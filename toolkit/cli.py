@@ -10,13 +10,10 @@ from typing import Any
 import click
 
 from toolkit import __version__
+from toolkit.chat import command as chatting
 from toolkit.errors import ThinkshipError
-
-ENGINES = click.Choice(["llamacpp", "ollama", "vllm", "transformers"])
-STAGES = click.Choice(["base", "dataset", "train", "merge", "gguf", "modelfile", "serve", "verify"])
-STORE = click.option("--store", type=click.Path(path_type=Path), default=Path(".thinkship"), show_default=True, help="Folder of the artefacts.")
-RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
-RUNNER = click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True, help="Where steps run.")
+from toolkit.making import command as making
+from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -257,6 +254,15 @@ def list_images() -> None:
     from toolkit import images as room
 
     console.show(room.table())
+
+
+@cli.group()
+def data() -> None:
+    """Make chain-of-thought data."""
+
+
+data.add_command(making.make)
+cli.add_command(chatting.chat)
 
 
 @cli.command()
