@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Rich
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.style import Style
+from rich.text import Text
 
 from toolkit.errors import ThinkshipError
 
@@ -69,21 +70,20 @@ def ask(prompt: str) -> str:
 
 
 class Passing:
-    """A picture at the terminal's end that is drawn anew several times a second until it is cleared away."""
+    """The end of a growing text, dimmed, above a line about it: drawn anew several times a second until it is cleared away."""
 
-    def __init__(self, picture: Callable[[Rich], RenderableType]) -> None:
+    def __init__(self, text: Callable[[], str], below: Callable[[], str]) -> None:
         from rich.live import Live
 
-        canvas = Rich(highlight=False, emoji=False)
-        self._live = Live(
-            get_renderable=lambda: picture(canvas),
-            console=canvas,
-            refresh_per_second=10,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._canvas, self._text, self._below = Rich(highlight=False, emoji=False), text, below
+        plain: Any = {"redirect_stdout": False, "redirect_stderr": False}
+        self._live = Live(get_renderable=self._picture, console=self._canvas, refresh_per_second=10, transient=True, **plain)
         self._live.start()
+
+    def _picture(self) -> RenderableType:
+        """Return as much as fits the terminal: what is taller cannot be cleared away."""
+        lines = Text(self._text(), style="dim").wrap(self._canvas, self._canvas.width)
+        return Group(*lines[-max(self._canvas.height - 3, 1) :], Text(self._below(), style="dim cyan"))
 
     def clear(self) -> None:
         """Take it away."""

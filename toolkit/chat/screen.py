@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 
-from rich.console import Console, Group
-from rich.text import Text
-
 from toolkit import console
 from toolkit.engines import Answer
 from toolkit.recipe import Think
@@ -68,7 +65,7 @@ class Screen:
 
     def _show_thinking(self, reasoning: str, seconds: float) -> None:
         if self._fold:
-            self._passing = self._passing or console.Passing(self._picture)
+            self._passing = self._passing or console.Passing(self._end_of_thinking, lambda: self._length("thinking"))
         else:
             console.piece(reasoning[len(self._thinking) :], "dim")
         self._pieces, self._seconds = self._pieces + 1, seconds
@@ -84,18 +81,14 @@ class Screen:
         self._left = True
         if self._passing:
             self._passing.clear()
-            console.piece(f"{self._length()}  /think shows it\n", "dim")
+            console.piece(f"{self._length('thought')}  /think shows it\n", "dim")
         else:
             console.piece("\n\n", "dim")
 
-    def _length(self) -> str:
+    def _length(self, verb: str) -> str:
         # one piece of a stream is one token, but for a server that sends several at once
-        return f"thought for {self._seconds:.1f} s, about {self._pieces} tokens"
+        return f"{verb} for {self._seconds:.1f} s, about {self._pieces} tokens"
 
-    def _picture(self, canvas: Console) -> Group:
-        """Return the end of the thinking that fits a terminal, with its length so far."""
+    def _end_of_thinking(self) -> str:
         text = self._thinking[-WINDOW:].strip()
-        if len(self._thinking) > WINDOW:
-            text = text.partition("\n")[2] or text
-        lines = Text(text, style="dim").wrap(canvas, canvas.width)
-        return Group(*lines[-max(canvas.height - 3, 1) :], Text(self._length().replace("thought", "thinking"), style="dim cyan"))
+        return (text.partition("\n")[2] or text) if len(self._thinking) > WINDOW else text

@@ -18,7 +18,7 @@ def converse(conversation: Conversation, fold: bool) -> None:
     """Answer questions until the person ends it; an error is told and the conversation goes on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell without job control starts us with the signal ignored
     endpoint = conversation.chat.endpoint
-    console.say(f"{endpoint.model} at {endpoint.url}. Ctrl-C stops an answer, Ctrl-D ends; /help lists the commands")
+    console.say(f"{endpoint.model} at {endpoint.url}\nCtrl-C stops an answer, Ctrl-D ends, /help lists the commands")
     while True:
         try:
             line = console.ask("> ").strip()

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from toolkit.engines import Answer
-from toolkit.errors import FailedError
-from toolkit.making import Item, Unit, asking, estimate
+from toolkit.errors import FailedError, NotReadyError
+from toolkit.making import Item, Unit, asking, estimate, rows
 from toolkit.making.agenda import Agenda
 from toolkit.making.estimate import Prices
 
@@ -87,3 +87,14 @@ def test_the_rest_is_reckoned_from_those_that_told_their_tokens():
 @pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_a_time_is_said_in_its_own_unit(seconds, words):
     assert estimate.clock(seconds) == words
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_what_was_there(tmp_path):
+    def full():
+        yield {"Question": "a"}
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "made.jsonl").write_text("before", encoding="utf-8")
+    with pytest.raises(NotReadyError, match="No space left"):
+        rows.write(tmp_path / "made.jsonl", full())
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["before"]
