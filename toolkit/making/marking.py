@@ -6,24 +6,25 @@ from collections.abc import Callable
 from typing import Literal
 
 from toolkit.engines import Answer
+from toolkit.making import Item
 from toolkit.recipe import Task, Think
 from toolkit.verify.task import is_right
 
 Mark = Literal["kept", "wrong", "truncated", "no reasoning", "no answer", "tag inside a text"]
-Check = Callable[[str, str | None], bool]
-"""From an answer's text and the expected one to whether it is right; a judge that reads both fits here too."""
+Check = Callable[[Item, str], bool]
+"""From a question and an answer's text to whether it is right. A judge fits here too; an answer is marked more than once, so let it remember."""
 
 
 def _by(metric: Literal["exact", "numeric", "choice"]) -> Check:
     task = Task(metric=metric, at_least=0)
-    return lambda text, expected: expected is not None and is_right(task, text, expected)
+    return lambda item, text: item.expected is not None and is_right(task, text, item.expected)
 
 
-CHECKS: dict[str, Check] = {"exact": _by("exact"), "numeric": _by("numeric"), "choice": _by("choice"), "none": lambda text, expected: True}
+CHECKS: dict[str, Check] = {"exact": _by("exact"), "numeric": _by("numeric"), "choice": _by("choice"), "none": lambda item, text: True}
 """By name; as verify.task.metric of a recipe marks, and `none`, which takes any answer for right."""
 
 
-def mark(answer: Answer, expected: str | None, check: Check, think: Think | None = None) -> Mark:
+def mark(answer: Answer, item: Item, check: Check, think: Think | None = None) -> Mark:
     """Say what becomes of an answer: the first thing that is wrong with it, or `kept`."""
     tags = think or Think()
     if answer.finish == "length":
@@ -34,4 +35,4 @@ def mark(answer: Answer, expected: str | None, check: Check, think: Think | None
         return "no answer"
     if any(tag in text for tag in (tags.open, tags.close) for text in (answer.reasoning, answer.text)):
         return "tag inside a text"
-    return "kept" if check(answer.text, expected) else "wrong"
+    return "kept" if check(item, answer.text) else "wrong"

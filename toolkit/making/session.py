@@ -146,7 +146,7 @@ class Run:
     def mark(self, unit: Unit) -> Mark | None:
         """Say what becomes of a unit's answer, None where it has none."""
         answer = self.journal.answers.get(journal.key(unit))
-        return mark(answer, unit.item.expected, self.check) if answer else None
+        return mark(answer, unit.item, self.check) if answer else None
 
     def _settled(self, unit: Unit) -> bool | None:
         found = self.mark(unit)

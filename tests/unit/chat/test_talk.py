@@ -142,6 +142,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_program(serve):
         person.types("\x03")
         person.sees("(stopped)")
         person.sees("> ")
+        assert "\x1b[?25h" in person.raw[person.raw.rindex("\x1b[?25l") :]  # the thinking is cleared away and the cursor shown again
         person.types("\x03")
         person.sees("Ctrl-D or /quit ends")
         person.types("short\r")
@@ -149,7 +150,6 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_program(serve):
         person.sees("> ")
         person.types("\x04")
         assert person.ended() == 0
-        assert "\x1b[?25h" in person.raw[person.raw.rindex("\x1b[?25l") :]  # the cursor is shown again
     deadline = time.monotonic() + 5
     while not server.hung_up and time.monotonic() < deadline:
         time.sleep(0.01)

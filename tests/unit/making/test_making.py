@@ -141,7 +141,8 @@ def test_a_half_written_last_line_is_dropped_and_asked_again(serve, tmp_path):
     file.write_bytes(file.read_bytes()[:-20])
     assert make(url, tmp_path).returncode == 0
     assert Counter(server.asked) == {"0 + 1": 1, "1 + 2": 1, "2 + 3": 1, "3 + 4": 1, "4 + 5": 2}
-    assert len(rows(tmp_path / "made.jsonl")) == 5 and len(file.read_text(encoding="utf-8").splitlines()) == 6
+    assert len(rows(tmp_path / "made.jsonl")) == 5
+    assert make(url, tmp_path).returncode == 0 and len(server.asked) == 6  # what was added is no half of another line
 
 
 def test_more_questions_and_another_check_go_on_from_the_same_journal(serve, tmp_path):
