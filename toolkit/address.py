@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,17 +12,27 @@ from toolkit.engines import Endpoint, catalogue
 from toolkit.errors import FailedError, NotReadyError, UsageError
 
 
-def endpoint(url: str | None, model: str | None, name: str | None, store: Path, *, timeout: float = 10.0, key_file: Path | None = None) -> Endpoint:
-    """Return the endpoint asked for, or the one server of ours that runs; `name` is its engine, `timeout` bounds a look at it in seconds.
+@dataclass(frozen=True)
+class Address:
+    """What a command line says of an endpoint; None leaves it to be found out."""
 
-    UsageError for what is no address or no key, NotReadyError where nothing answers, or no server of ours runs.
-    """
-    if url is None:
-        return servers.first(servers.folder_of(store)).endpoint
-    _check_url(url)
-    key = _key(key_file)
-    found = Endpoint(name or serving.detect(url, key, timeout), url.rstrip("/"), model or "", key)
-    return found if model else replace(found, model=_first_name(found, timeout))
+    url: str | None
+    model: str | None
+    engine: str | None
+    key_file: Path | None = None
+    """File with the API key; OPENAI_API_KEY where none is named."""
+
+    def endpoint(self, store: Path, timeout: float = 10.0) -> Endpoint:
+        """Return the endpoint asked for, or the one server of ours that runs; `timeout` bounds a look at it in seconds.
+
+        UsageError for what is no address or no key, NotReadyError where nothing answers, or no server of ours runs.
+        """
+        if self.url is None:
+            return servers.first(servers.folder_of(store)).endpoint
+        _check_url(self.url)
+        key = _key(self.key_file)
+        found = Endpoint(self.engine or serving.detect(self.url, key, timeout), self.url.rstrip("/"), self.model or "", key)
+        return found if self.model else replace(found, model=_first_name(found, timeout))
 
 
 def _key(file: Path | None) -> str | None:

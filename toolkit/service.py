@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit import address, console, pipeline, recipe_file, release, servers, serving
+from toolkit import console, pipeline, recipe_file, release, servers, serving
+from toolkit.address import Address
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
@@ -160,7 +161,7 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
 
 
 def _examined(given: dict[str, Any], store: Path) -> Report:
-    endpoint = address.endpoint(given["url"], given["model"], given["engine"], store, timeout=min(given["timeout"], 10.0))
+    endpoint = Address(given["url"], given["model"], given["engine"]).endpoint(store, min(given["timeout"], 10.0))
     folder = given["model_dir"]
     known: dict[str, Any] = {"template": ChatTemplate.of_model(folder), "probes": identity.read(folder.resolve().parent)} if folder else {}
     expected = Expectations(**known, timeout=given["timeout"])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import address, console, recipe_file, service
+from toolkit import console, recipe_file, service
+from toolkit.address import Address
 from toolkit.chat import pipe, terminal
 from toolkit.chat.conversation import Conversation, Manner
 from toolkit.chat.screen import Screen
@@ -35,7 +36,7 @@ class Whom:
 
     @contextmanager
     def reached(self) -> Iterator[Chat]:
-        """Yield a client; a server that had to be started ends with the block. Errors as `service.served` and `address.endpoint`."""
+        """Yield a client; a server that had to be started ends with the block. Errors as `service.served` and `Address.endpoint`."""
         if self.recipe and self.url:
             raise UsageError(
                 "a recipe and --url were both given", "name the recipe, whose engine is started where it does not run, or the address alone"
@@ -51,7 +52,7 @@ class Whom:
         return service.served(recipe, name, self.store, self.variant, self.runner)
 
     def _named(self) -> Endpoint:
-        return address.endpoint(self.url, self.model, self.engine, self.store, key_file=self.api_key_file)
+        return Address(self.url, self.model, self.engine, self.api_key_file).endpoint(self.store)
 
 
 def talk(whom: Whom, manner: Manner, question: str | None, fold: bool) -> None:

@@ -24,19 +24,17 @@ class Agenda:
         self._ready = deque(unit for _, unit in sorted(first, key=lambda pair: pair[0]))
         self._open = Counter(unit.item for unit in self._ready)
         self.most = len(self._ready) + sum(map(len, self._later.values()))
-        """How many units may have to be asked at most, those under way not counted."""
+        """How many units may become answers yet, those under way counted."""
 
     def next(self) -> Unit | None:
         """Return the next unit to ask, None where there is none now."""
-        if not self._ready:
-            return None
-        self.most -= 1
-        return self._ready.popleft()
+        return self._ready.popleft() if self._ready else None
 
     def settle(self, unit: Unit, kept: bool) -> None:
         """Take note of what became of a unit: one that is not kept makes room for another sample of its question."""
         later = self._later[unit.item]
         self._open[unit.item] -= 1
+        self.most -= 1
         if not kept and later:
             self._ready.append(later.popleft())
             self._open[unit.item] += 1
@@ -46,6 +44,6 @@ class Agenda:
 
     def close(self) -> None:
         """Ask nothing more."""
+        self.most -= len(self._ready) + sum(map(len, self._later.values()))
         self._ready.clear()
         self._later = {item: deque() for item in self._later}
-        self.most = 0

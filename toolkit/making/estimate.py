@@ -43,7 +43,9 @@ class Tokens:
         if not self.told:
             return "the server tells no token counts"
         cost = prices.of(self.prompt, self.completion)
-        return f"{self.prompt:,} prompt + {self.completion:,} completion tokens" + (f", cost {cost:,.2f}" if cost is not None else "")
+        return f"{self.prompt:,} prompt + {self.completion:,} completion tokens" + (
+            f", cost {cost:,.{2 if cost >= 1 else 4}f}" if cost is not None else ""
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolkit import address, console
+from toolkit import console
+from toolkit.address import Address
 from toolkit.engines import Answer, Endpoint
 from toolkit.engines.chat import Chat
 from toolkit.errors import BrokenError, FailedError, InvalidError, ThinkshipError, UsageError
@@ -66,7 +67,7 @@ def make(path: Path, order: Order) -> None:
     check = _check(order.check, items)
     told = _asking(order)
     _require_output(order.output)
-    endpoint = address.endpoint(order.url, order.model, order.engine, order.store, key_file=order.api_key_file)
+    endpoint = Address(order.url, order.model, order.engine, order.api_key_file).endpoint(order.store)
     with (
         journal.opened(journal.beside(order.output), _settings(endpoint, told, order)) as kept,
         Chat(endpoint, timeout=order.timeout, patient=False) as chat,

@@ -377,7 +377,7 @@ def test_the_estimate_alone_asks_the_first_few_and_reckons_tokens_time_and_cost(
     sums(tmp_path / "q.jsonl", 1004)
     done = make(url, tmp_path, "--estimate", "--price-in", 2, "--price-out", 10, "--rate", 600)
     assert done.returncode == 0 and len(server.asked) == 4 and not (tmp_path / "made.jsonl").exists()
-    assert "at most 1,000 more requests: about 5,000 prompt + 7,000 completion tokens, cost 0.08, 100 s" in done.stdout, done.stdout
+    assert "at most 1,000 more requests: about 5,000 prompt + 7,000 completion tokens, cost 0.0800, 100 s" in done.stdout, done.stdout
     assert "4 answered already" in make(url, tmp_path, "--estimate").stdout and len(server.asked) == 4
 
 
