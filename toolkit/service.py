@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console, pipeline, recipe_file, release, servers, serving
-from toolkit.address import Address
 from toolkit.chat_template import ChatTemplate
+from toolkit.endpoints import Address
 from toolkit.engines import Endpoint, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.pipeline import Runner

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console, recipe_file, service
-from toolkit.address import Address
 from toolkit.chat import pipe, terminal
 from toolkit.chat.conversation import Conversation, Manner
 from toolkit.chat.screen import Screen
+from toolkit.endpoints import Address
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
 from toolkit.errors import UsageError

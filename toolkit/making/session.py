@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit import console
-from toolkit.address import Address
+from toolkit.endpoints import Address
 from toolkit.engines import Answer, Endpoint
 from toolkit.engines.chat import Chat
 from toolkit.errors import BrokenError, FailedError, InvalidError, ThinkshipError, UsageError
