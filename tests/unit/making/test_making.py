@@ -132,6 +132,20 @@ def test_after_a_sigkill_only_what_was_under_way_is_asked_again(serve, tmp_path)
     assert "40 answered already" in make(url, tmp_path).stdout and len(server.asked) == again
 
 
+def test_ctrl_c_ends_it_at_once_and_keeps_what_was_answered(serve, tmp_path):
+    server = SumServer(before=lambda request, question, _: len(server.asked) > 4 and bool(time.sleep(30) or True))
+    sums(tmp_path / "q.jsonl", 9)
+    with Typist("toolkit.cli", *words(serve(server), tmp_path, "--yes")) as person:
+        person.sees("by the first 4 answers")
+        deadline = time.monotonic() + 20
+        while len(server.asked) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        person.types("\x03")
+        assert person.ended(seconds=8) == 130
+        assert "interrupted; run the same command again to go on" in person.text
+    assert len((tmp_path / "made.jsonl.journal").read_text(encoding="utf-8").splitlines()) == 5
+
+
 def test_a_half_written_last_line_is_dropped_and_asked_again(serve, tmp_path):
     server = SumServer()
     url = serve(server)
