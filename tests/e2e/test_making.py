@@ -60,6 +60,6 @@ def test_each_engine_is_started_talked_to_and_ended(engine, engines, thinkship, 
 
 
 def left_over(store: Path) -> list[str]:
-    """Command lines of processes that name the store's servers."""
+    """Command lines of processes that serve something of the store."""
     lines = [path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return [line for line in lines if str(store / ".servers") in line]
+    return [line for line in lines if str(store) in line]
