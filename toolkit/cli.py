@@ -11,8 +11,10 @@ import click
 
 from toolkit import __version__
 from toolkit.bench.command import bench
+from toolkit.chat import command as chatting
 from toolkit.errors import ThinkshipError
 from toolkit.inspection.command import inspect
+from toolkit.making import command as making
 from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
 from toolkit.scoring import scoring
 
@@ -268,10 +270,12 @@ def list_images() -> None:
 
 @cli.group()
 def data() -> None:
-    """Look at chain-of-thought data."""
+    """Make and look at chain-of-thought data."""
 
 
 data.add_command(inspect)
+data.add_command(making.make)
+cli.add_command(chatting.chat)
 
 
 @cli.command()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Rich
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.text import Text
 
 from toolkit.errors import ThinkshipError
 
@@ -60,6 +63,56 @@ def step(name: str, identity: str, state: str) -> None:
 def note(text: str) -> None:
     """Print a fact below the running step."""
     _out.print(f"        {escape(text)}")
+
+
+def piece(text: str, style: str | None = None, *, aside: bool = False) -> None:
+    """Write a part of a line at once and as it is, `aside` to standard error."""
+    if text:
+        written = Segments([Segment(text, Style.parse(style) if style else None)])  # anything else would turn tabs into spaces
+        (_err if aside else _out).print(written, end="")
+
+
+def watched() -> bool:
+    """Say whether standard output is a terminal."""
+    return _out.is_terminal
+
+
+def ask(prompt: str) -> str:
+    """Let a person type a line, with the keys and the history of readline; EOFError at Ctrl-D."""
+    with suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401 - its import is what gives input() these
+    return input(prompt)
+
+
+class Passing:
+    """The end of a growing text, dimmed, above a line about it: drawn anew several times a second until it is cleared away."""
+
+    def __init__(self, text: Callable[[], str], below: Callable[[], str]) -> None:
+        from rich.live import Live
+
+        self._canvas, self._text, self._below = Rich(highlight=False, emoji=False), text, below
+        plain: Any = {"redirect_stdout": False, "redirect_stderr": False}
+        self._live = Live(get_renderable=self._picture, console=self._canvas, refresh_per_second=10, transient=True, **plain)
+        self._live.start()
+
+    def _picture(self) -> RenderableType:
+        """Return as much as fits the terminal: what is taller cannot be cleared away."""
+        lines = Text(self._text(), style="dim").wrap(self._canvas, self._canvas.width)
+        return Group(*lines[-max(self._canvas.height - 3, 1) :], Text(self._below(), style="dim cyan"))
+
+    def clear(self) -> None:
+        """Take it away."""
+        self._live.stop()
+
+
+def confirmed(question: str) -> bool:
+    """Ask a person yes or no, no being what Enter says; where nobody watches, nobody is asked and it is yes."""
+    if not (_out.is_terminal and sys.stdin.isatty()):
+        return True
+    try:
+        return _out.input(f"{escape(question)} [dim](y/N)[/] ").strip().casefold() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def error(problem: ThinkshipError) -> None:

@@ -31,6 +31,14 @@ class NotReadyError(ThinkshipError):
     exit_code = 4
 
 
+class BusyError(NotReadyError):
+    """An endpoint takes no more requests for now (exit code 4); `wait` is the seconds that it asks for, None where it names none."""
+
+    def __init__(self, message: str, remedy: str = "", wait: float | None = None) -> None:
+        super().__init__(message, remedy)
+        self.wait = wait
+
+
 class FailedError(ThinkshipError):
     """A program that should have worked ended otherwise (exit code 5)."""
 

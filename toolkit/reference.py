@@ -46,7 +46,7 @@ def lines() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "")
-    for name, command in sorted(cli.commands.items()):
+    for name, command in _spelt_out(cli, ""):
         arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
         shown = "".join(f" {p.human_readable_name}" if p.required else f" [{p.human_readable_name}]" for p in arguments)
         yield from (f"### `thinkship {name}{shown}`", "")
@@ -54,6 +54,14 @@ def _commands() -> Iterator[str]:
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
         yield from (f"* `{_spelling(option)}`: {option.help or ''}".rstrip(": ") for option in options)
         yield ""
+
+
+def _spelt_out(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands by their full names, those of a group after it."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from _spelt_out(command, f"{prefix}{name} ")
 
 
 def _spelling(option: click.Option) -> str:

@@ -54,6 +54,8 @@ def _late(where: str, error: Exception, timeout: float) -> ThinkshipError:
 
 def _by_status(endpoint: Endpoint, error: openai.APIStatusError) -> ThinkshipError:
     where, status, words = endpoint.url, error.status_code, _words(error)
+    if getattr(error, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
+        return NotReadyError(f"{where} answers {status}: {words}", "add to the account, or use a key of another one")
     if away := sent_away(where, status, error.response.headers):
         return away
     if status == 404 and "model" in words.lower():

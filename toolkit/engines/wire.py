@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
-from toolkit.errors import FailedError, NotReadyError
+from toolkit.errors import BusyError, FailedError, NotReadyError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PATIENCE = 5.0
@@ -176,8 +176,9 @@ def sent_away(where: str, status: int, headers: Mapping[str, str]) -> NotReadyEr
     elif status in (401, 403):
         words, remedy = f"refuses us with {status}", "set OPENAI_API_KEY to the server's key"
     elif status == 429:
-        wait = f" and wants {headers['retry-after']} waited for (Retry-After)" if "retry-after" in headers else ""
-        words, remedy = f"answers 429, too many requests{wait}", "come again later, or with a key that may ask more"
+        asked = headers.get("retry-after")
+        wait = f" and wants {asked} waited for (Retry-After)" if asked else ""
+        return BusyError(f"{where} answers 429, too many requests{wait}", "come again later, or with a key that may ask more", _seconds(asked or ""))
     else:
         return None
     return NotReadyError(f"{where} {words}", remedy)
