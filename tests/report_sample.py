@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from toolkit.recipe import Task, Think, Verify
+from toolkit.assessment import Task, Verify
+from toolkit.recipe import Think
 from toolkit.verify import Expectations, Finding, Reply, stop, task, think
 from toolkit.verify.conversations import CORPUS
 from toolkit.verify.judge import REQUIRED, Observation, judge

@@ -11,8 +11,9 @@ import click
 
 from toolkit import __version__
 from toolkit.bench.command import bench
-from toolkit.chat import command as chatting
+from toolkit.chat.command import chat
 from toolkit.errors import ThinkshipError
+from toolkit.image_commands import images
 from toolkit.inspection.command import inspect
 from toolkit.making import command as making
 from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
@@ -201,73 +202,6 @@ def doctor(recipe: Path | None, card: str | None, as_json: bool, store: Path) ->
     room.report(recipe, store, card, as_json)
 
 
-SIGN = click.option("--sign", "key", type=click.Path(path_type=Path), help="Sign each by digest with this cosign key, its bill of materials too.")
-
-
-@cli.group()
-def images() -> None:
-    """Build, list and push the images of images/."""
-
-
-@images.command("build")
-@click.argument("names", nargs=-1)
-@click.option("--push", "registry", help="Push each to this registry afterwards.")
-@SIGN
-def build_images(names: tuple[str, ...], registry: str | None, key: Path | None) -> None:
-    """Build the named images, or all: what is here by content is not built again."""
-    from toolkit import images as room
-    from toolkit import supply
-
-    room.build_all(names)
-    if registry:
-        supply.publish(registry, names, key)
-
-
-@images.command("push")
-@click.argument("registry")
-@click.argument("names", nargs=-1)
-@SIGN
-def push_images(registry: str, names: tuple[str, ...], key: Path | None) -> None:
-    """Push images to a registry and print their digests there."""
-    from toolkit import supply
-
-    supply.publish(registry, names, key)
-
-
-@images.command("sbom")
-@click.argument("names", nargs=-1)
-@click.option("--output", "folder", type=click.Path(path_type=Path), default=Path("sbom"), show_default=True, help="Folder for the files.")
-def list_materials(names: tuple[str, ...], folder: Path) -> None:
-    """Write the bill of materials of the named images, or of all, as CycloneDX JSON; needs syft."""
-    from toolkit import console, supply
-    from toolkit import images as room
-
-    for chosen in map(room.image, names or room.NAMES):
-        console.say(str(supply.write_sbom(chosen, folder)))
-
-
-@images.command("model")
-@RECIPE
-@click.option("--engine", required=True, type=click.Choice(["vllm", "ollama", "llamacpp"]), help="Which server.")
-@click.option("--variant", help="Quantisation to serve; the recipe's if not given.")
-@RUNNER
-@STORE
-def bake_model(recipe: Path, engine: Any, variant: str | None, runner: str, store: Path) -> None:
-    """Build an image of an engine with a recipe's model inside, which serves without a volume; print its tag."""
-    from toolkit import service
-
-    service.bake(recipe, engine, variant=variant, store=store, runner=runner)
-
-
-@images.command("ls")
-def list_images() -> None:
-    """List the images with their tags by content, sizes and ids."""
-    from toolkit import console
-    from toolkit import images as room
-
-    console.show(room.table())
-
-
 @cli.group()
 def data() -> None:
     """Make and look at chain-of-thought data."""
@@ -275,7 +209,8 @@ def data() -> None:
 
 data.add_command(inspect)
 data.add_command(making.make)
-cli.add_command(chatting.chat)
+for command in (bench, chat, images):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -284,10 +219,7 @@ def docs(check: bool) -> None:
     """Write docs/reference.md (commands, recipe keys, errors, exit codes) and docs/report.schema.json from the code."""
     from toolkit import reference
 
-    reference.write(check)
-
-
-cli.add_command(bench)
+    reference.write(check, cli)
 
 
 def main() -> None:

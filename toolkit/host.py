@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import benchmarks, console, render, report
+from toolkit.assessment import Verify
 from toolkit.pipeline import Task
 from toolkit.places import Place
-from toolkit.recipe import Verify
 from toolkit.runners.tools import ollama_version
 from toolkit.serving import serving
 from toolkit.targets import on_gpu, target

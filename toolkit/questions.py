@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.assessment import Judge
+from toolkit.assessment import Judge, Task
 from toolkit.errors import InvalidError, UsageError
-from toolkit.recipe import Task
 from toolkit.report import document
 from toolkit.verify import Finding, Question, Reply, gain
 from toolkit.verify.task import choice, number

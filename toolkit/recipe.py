@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from toolkit.assessment import Benchmark, Judge
+from toolkit.assessment import Verify
 from toolkit.fit.card import checked
-from toolkit.limits import Fidelity, Soak
 from toolkit.section import Fraction, Section
 from toolkit.shapes import Shape
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
@@ -233,64 +232,6 @@ class Serve(Section):
     """Sampling defaults written to generation_config and the Modelfile (temperature, top_p, top_k, ...)."""
     vllm: Vllm = Vllm()
     """vLLM's own."""
-
-
-class Task(Section):
-    """Held-out questions asked before and after the fine-tune, greedily."""
-
-    metric: Literal["numeric", "exact", "choice", "judge"] = "numeric"
-    """`numeric`: the last number of the answer equals the expected one; `exact`: the stripped answer equals it;
-    `choice`: its last standalone letter from A to E, large or small, equals it; `judge`: another model says that it means the same."""
-    judge: Judge | None = None
-    """The model that marks the answers, where the metric is `judge`."""
-    questions: Annotated[int, Field(gt=0)] = 50
-    """How many of the held-out rows are asked."""
-    base_questions: Annotated[int, Field(gt=0)] = 20
-    """How many of them the base model is asked: it seldom stops by itself, so that each costs it the whole budget."""
-    max_tokens: Annotated[int, Field(gt=0)] = 256
-    """Budget of one answer, reasoning included."""
-    at_least: Fraction
-    """Share of right answers the tuned model must reach."""
-    base_at_most: Fraction | None = None
-    """Share the base must not exceed, where the demo must show a plain gain."""
-
-    @model_validator(mode="after")
-    def _judged_by_somebody(self) -> Task:
-        if (self.metric == "judge") != (self.judge is not None):
-            raise ValueError("metric: judge and the section judge belong together: name the model that judges, or leave the section out")
-        return self
-
-
-class Identity(Section):
-    """How far a served copy of the merged model may stray from it, by variant; what is not named here has the default."""
-
-    equal: dict[str, Fraction] = Field(default_factory=dict)
-    """Least share of greedy tokens, counted up to the first other one, that are the merged model's."""
-    distance: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Largest mean distance of those tokens' log-probabilities, in nats."""
-
-
-class Verify(Section):
-    """What an endpoint must show to pass."""
-
-    think_at_least: Fraction = 1.0
-    """Share of answers that keep the think contract."""
-    identity: Identity = Identity()
-    """What proves that the merged model is served."""
-    fidelity: Fidelity = Fidelity()
-    """What quantising may cost where no GGUF is served; `gguf` has the limits of the files."""
-    gpu: bool | None = None
-    """Whether the model must lie on a GPU; not set: where one is there and the engine's build can use it."""
-    tokens_per_second_at_least: Annotated[float, Field(gt=0)] | None = None
-    """Least tokens a second of one request, thinking included."""
-    soak: Soak | None = None
-    """Long, and so off unless it is asked for."""
-    injection: Literal["accept", "refuse"] = "accept"
-    """Whether a special token's text typed by a user may become that token, as it does on every server that is known."""
-    task: Task | None = None
-    """Before and after."""
-    benchmarks: tuple[Benchmark, ...] = ()
-    """Public benchmarks that each served variant of the tuned model is asked."""
 
 
 class Recipe(Section):

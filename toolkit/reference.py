@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from toolkit import console
-from toolkit.cli import cli
 from toolkit.errors import BY_CODE, BrokenError
 from toolkit.metrics import METRICS
 from toolkit.recipe import Recipe
@@ -22,9 +21,9 @@ PAGE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "docs" / "report.schema.json"
 
 
-def write(check: bool) -> None:
+def write(check: bool, root: click.Group) -> None:
     """Write the page and the schema; with `check` write nothing and raise BrokenError where one is not what the code says."""
-    for path, text in ((PAGE, "\n".join(lines()) + "\n"), (SCHEMA, document.schema())):
+    for path, text in ((PAGE, "\n".join(lines(root)) + "\n"), (SCHEMA, document.schema())):
         if not check:
             path.write_text(text, encoding="utf-8")
             console.say(f"wrote docs/{path.name}")
@@ -32,21 +31,21 @@ def write(check: bool) -> None:
             raise BrokenError(f"docs/{path.name} is not what the code says", "thinkship docs")
 
 
-def lines() -> Iterator[str]:
-    """Yield the page's lines."""
+def lines(root: click.Group) -> Iterator[str]:
+    """Yield the page's lines; `root` is the command line."""
     yield "# Reference"
     yield ""
     yield "Written by `thinkship docs` from the code; do not edit."
-    yield from _commands()
+    yield from _commands(root)
     yield from _exit_codes()
     yield from _metrics()
     yield from _stages()
     yield from _recipe()
 
 
-def _commands() -> Iterator[str]:
+def _commands(root: click.Group) -> Iterator[str]:
     yield from ("", "## Commands", "")
-    for name, command in _spelt_out(cli, ""):
+    for name, command in _spelt_out(root, ""):
         arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
         shown = "".join(f" {p.human_readable_name}" if p.required else f" [{p.human_readable_name}]" for p in arguments)
         yield from (f"### `thinkship {name}{shown}`", "")

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console, pipeline, questions, recipe_file, release, servers, serving
+from toolkit.assessment import Soak, Verify
 from toolkit.chat_template import ChatTemplate
 from toolkit.endpoints import Address
 from toolkit.engines import Endpoint, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.fit import choice
-from toolkit.limits import Soak
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, serve_step, variants
-from toolkit.recipe import EngineName, Recipe, Verify
+from toolkit.recipe import EngineName, Recipe
 from toolkit.report import Files, terminal
 from toolkit.resolve import resolve
 from toolkit.servers import Server

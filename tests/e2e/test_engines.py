@@ -12,11 +12,11 @@ import pytest
 from skips import skip_or_fail
 
 from toolkit import servers, serving
+from toolkit.assessment import Soak
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, Target, engine
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError, NotReadyError
-from toolkit.limits import Soak
 from toolkit.places import Machine, Place
 from toolkit.targets import tools
 from toolkit.verify import Expectations, Question, hardware, memory, prompt, settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.recipe import Task, Verify
+from toolkit.assessment import Task, Verify
 from toolkit.verify import Finding, Reply
 from toolkit.verify.judge import REQUIRED, Observation
 from toolkit.verify.observe import Observed

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from toolkit.assessment import Task
 from toolkit.engines import Answer
 from toolkit.making import Item
-from toolkit.recipe import Task, Think
+from toolkit.recipe import Think
 from toolkit.verify.task import is_right
 
 Mark = Literal["kept", "wrong", "truncated", "no reasoning", "no answer", "tag inside a text"]

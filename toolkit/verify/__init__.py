@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from toolkit.assessment import Fidelity, Identity, Soak, Task
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Ends
-from toolkit.limits import Fidelity, Soak
-from toolkit.recipe import Identity, Task, Think
+from toolkit.recipe import Think
 
 Status = Literal["pass", "fail", "skip"]
 

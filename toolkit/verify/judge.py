@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolkit.recipe import Verify
+from toolkit.assessment import Verify
 from toolkit.verify import Finding, Reply, fidelity, gain
 from toolkit.verify.agreement import Agreement, compare_all
 from toolkit.verify.edges import EDGES

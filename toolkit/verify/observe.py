@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from toolkit.assessment import Identity, Task
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
-from toolkit.recipe import Identity, Task, Think
+from toolkit.recipe import Think
 from toolkit.verify import (
     Expectations,
     Finding,

@@ -13,14 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.assessment import Fidelity, Soak
 from toolkit.engines import Endpoint, Settings, engine
 from toolkit.engines.chat import Chat
 from toolkit.engines.wire import is_loopback
 from toolkit.errors import FailedError, ThinkshipError
-from toolkit.limits import SAMPLING, Fidelity, Soak
 from toolkit.render import FROM_GENERATION, context_size
 from toolkit.verify import Expectations, Finding
 
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What every engine can be told of sampling, by generation_config.json's names."""
 SEEDS, TOKENS = (1, 2, 3), 10
 """Answers that are drawn, and their length."""
 OPEN = ({"role": "user", "content": "Make up a story about the sea."},)

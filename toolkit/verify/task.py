@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
 
+from toolkit.assessment import Task
 from toolkit.engines import Answer
 from toolkit.engines.chat import Chat
 from toolkit.errors import FailedError
-from toolkit.recipe import Task
 from toolkit.verify import Expectations, Finding, Question, Reply, Status
 from toolkit.verify.interval import wilson
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.recipe import Task
+from toolkit.assessment import Task
 from toolkit.verify.task import choice, is_right
 
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.assessment import Task
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint
-from toolkit.recipe import Task, Think
+from toolkit.recipe import Think
 from toolkit.verify import Expectations, Probe, Question, Reply, stop, task, think
 from toolkit.verify.interval import wilson
 

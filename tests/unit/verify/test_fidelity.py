@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from loopback import send, serve
 
+from toolkit.assessment import Fidelity
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
-from toolkit.limits import Fidelity
 from toolkit.quality import breaches, recommended
 from toolkit.verify import Expectations, Finding, Probe, fidelity
 

@@ -12,10 +12,9 @@ from loopback import Serve, serve
 from model_server import ModelServer
 from pydantic import ValidationError
 
-from toolkit.assessment import Judge
+from toolkit.assessment import Judge, Task, Verify
 from toolkit.engines import Endpoint
 from toolkit.errors import NotReadyError
-from toolkit.recipe import Task, Verify
 from toolkit.report import page
 from toolkit.verify import Expectations, Question, Reply, grading, task
 from toolkit.verify.judge import Observation, judge

@@ -11,9 +11,9 @@ import pytest
 from loopback import completion, send, serve
 
 from toolkit import footprint
+from toolkit.assessment import Soak
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
-from toolkit.limits import Soak
 from toolkit.verify import Expectations, Finding, memory
 
 SOAK = Expectations(soak=Soak(requests=100, growth_at_most=16), parallel=4, timeout=5)
