@@ -29,7 +29,8 @@ def prompt(messages: list[dict[str, Any]]) -> str:
 class Thinker:
     """Faults, by name: `says stop`, `answers at once`, `tags`, `inline`, `looks at the prompt`, `looks at tools`, `switches`, `believes`,
     `refuses the switch`, `cut bytes`, `surrogates`, `no schema`, `refuses schemas`, `leaks stops`, `keeps stops`, `stops as length`,
-    `streams inline`, `fills in silence`, `breaks when full`, `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`, `escapes`.
+    `streams inline`, `fills in silence`, `breaks when full`, `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`,
+    `escapes`.
     `eos` is the end token it names.
     """
 
