@@ -178,7 +178,8 @@ Written by `THINKSHIP_FAULT_MATRIX=docs/faults.md pytest tests/faults`; a run of
 {faults}
 {clean}
 Not a fault that a gate can find: a request's own `max_tokens` overrides a limit set in server or Modelfile, and llama.cpp rounds a context of 48
-tokens up to 256; its `deepseek-legacy` parser answers as `deepseek` does. A beginning token that is also the template's first is no fault in llama.cpp: the server takes the text off that it puts there.
+tokens up to 256; its `deepseek-legacy` parser answers as `deepseek` does. A beginning token that is also the template's first is no fault in
+llama.cpp: the server takes the text off that it puts there.
 """
 CLEAN = """
 Runs in which nothing is wrong, each with another set of questions:
