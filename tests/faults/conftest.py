@@ -160,7 +160,7 @@ class Matrix:
             count=len(faults),
             found=sum("**not found**" not in row for row in faults.values()),
             faults="\n".join(faults[name] for name in NAMES if name in faults),
-            clean="\n".join(clean[name] for name in sorted(clean)),
+            clean=CLEAN.format(clean="\n".join(clean[name] for name in sorted(clean))) if clean else "",
         )
 
 
@@ -177,15 +177,17 @@ Written by `THINKSHIP_FAULT_MATRIX=docs/faults.md pytest tests/faults`; a run of
 | fault | found by | fails as well | seconds |
 | --- | --- | --- | --- |
 {faults}
-
+{clean}
+Not a fault that a gate can find: a request's own `max_tokens` overrides a limit set in server or Modelfile, and llama.cpp rounds a context of 48
+tokens up to 256; its `deepseek-legacy` parser answers as `deepseek` does. A beginning token that is also the template's first is no fault in
+llama.cpp: the server takes the text off that it puts there.
+"""
+CLEAN = """
 Runs in which nothing is wrong, each with another set of questions:
 
 | run | alarms | seconds |
 | --- | --- | --- |
 {clean}
-
-Not a fault that a gate can find: a request's own `max_tokens` overrides a limit set in server or Modelfile, and llama.cpp rounds a context of 48
-tokens up to 256. A beginning token that is also the template's first is no fault in llama.cpp: the server takes the text off that it puts there.
 """
 
 

@@ -28,8 +28,9 @@ def prompt(messages: list[dict[str, Any]]) -> str:
 
 class Thinker:
     """Faults, by name: `says stop`, `answers at once`, `tags`, `inline`, `looks at the prompt`, `looks at tools`, `switches`, `believes`,
-    `refuses the switch`, `cut bytes`, `surrogates`, `no schema`, `refuses schemas`, `leaks stops`, `stops as length`, `streams inline`,
-    `fills in silence`, `breaks when full`, `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`, `escapes`.
+    `refuses the switch`, `cut bytes`, `surrogates`, `no schema`, `refuses schemas`, `leaks stops`, `keeps stops`, `stops as length`,
+    `streams inline`, `fills in silence`, `breaks when full`, `cuts prompts`, `breaks on long prompts`, `another tokenizer`, `begins twice`,
+    `escapes`.
     `eos` is the end token it names.
     """
 
@@ -103,7 +104,11 @@ class Thinker:
     def _stopped(self, body: dict[str, Any], reasoning: str, text: str, finish: str) -> tuple[str, str, str]:
         for stop in body.get("stop") or ():
             if stop in reasoning and "leaks stops" not in self.faults:
-                return reasoning.partition(stop)[0], "", "length" if "stops as length" in self.faults else "stop"
+                return (
+                    reasoning.partition(stop)[0] + ("keeps stops" in self.faults) * stop,
+                    "",
+                    "length" if "stops as length" in self.faults else "stop",
+                )
         return reasoning, text, finish
 
     def _message(self, reasoning: str, text: str) -> dict[str, str]:

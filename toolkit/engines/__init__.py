@@ -181,6 +181,8 @@ class Habits:
     """Whether it shortens a prompt beyond its context in silence."""
     limits_context: bool = True
     """Whether it holds requests to a context length at all."""
+    keeps_stops: bool = False
+    """Whether an answer that a client's stop text ended still ends in that text."""
     injectable: bool = True
     """Whether a special token's text typed by a user becomes that token."""
     lenient: Mapping[str, str] = field(default_factory=dict)

@@ -33,7 +33,14 @@ class Transformers(OpenAI):
     environment = "train"
     port = 8001
     startup_seconds = 300.0
-    habits = Habits(batches=False, lists_models=False, limits_context=False, lenient=LENIENT, parser="response_template in tokenizer_config.json")
+    habits = Habits(
+        batches=False,
+        lists_models=False,
+        limits_context=False,
+        keeps_stops=True,  # generate() ends behind its stop_strings: generation/stopping_criteria.py, StopStringCriteria
+        lenient=LENIENT,
+        parser="response_template in tokenizer_config.json",
+    )
     fields = ("reasoning_content",)
 
     def lay_out(self, target: Target, tools: Tools) -> None:

@@ -53,7 +53,7 @@ def check(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -> F
         "ends",
         name,
         status="fail" if faults else "pass",
-        message="; ".join(faults) or _message(expectations.ends, told, word),
+        message="; ".join(faults) or _message(expectations.ends, told, word, name),
         remedy=REMEDY if faults else "",
         evidence={
             "checkpoint": list(expectations.ends.tokens) if expectations.ends else None,
@@ -63,9 +63,11 @@ def check(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -> F
     )
 
 
-def _message(wanted: Ends | None, told: Ends, word: str) -> str:
+def _message(wanted: Ends | None, told: Ends, word: str, name: str) -> str:
+    keeps = engine(name).habits.keeps_stops
+    stopped = f"a client's stop at {word!r} is honoured" + (f", and left in the answer, as is known of {name}" if keeps else " and does not leak")
     parts = [f"answers end at {' and '.join(wanted.tokens)}" + (", the server says the same" if told.tokens or told.ids else "")] if wanted else []
-    return "; ".join(parts + ([f"a client's stop at {word!r} is honoured and does not leak"] if word else []))
+    return "; ".join(parts + [stopped] * bool(word))
 
 
 def _written(wanted: Ends, template: ChatTemplate | None) -> Iterator[str]:
@@ -108,11 +110,13 @@ def _stopped(chat: Chat, known: Reply, word: str) -> Iterator[str]:
     """Yield how a stop text given by the client is not honoured, whole and streamed."""
     messages = [{"role": "user", "content": known.question}]
     for title, answer in (("", chat.ask(messages, TOKENS, stop=[word])), ("streamed, ", chat.stream(messages, TOKENS, stop=[word]))):
-        if _holds(answer, word):
+        if _leaks(answer, word, engine(chat.endpoint.engine).habits.keeps_stops):
             yield f"{title}a client's stop at {word!r} is not honoured: it stands in the answer"
         elif answer.finish != "stop":
             yield f"{title}a client's stop at {word!r} ends with finish_reason {answer.finish}"
 
 
-def _holds(answer: Answer, word: str) -> bool:
-    return word in answer.reasoning or word in answer.text
+def _leaks(answer: Answer, word: str, kept: bool) -> bool:
+    """Say whether the stop text, or what follows it, stands in an answer; `kept` allows the text at its end."""
+    said = (answer.reasoning + answer.text).strip()
+    return word in (said.removesuffix(word) if kept else said)

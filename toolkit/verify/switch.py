@@ -15,9 +15,9 @@ from toolkit.errors import RefusedError
 from toolkit.verify import Expectations, Finding, Reply
 from toolkit.verify.think import sound
 
-TOKENS = 24
+TOKENS = 16
 """First tokens by which it is seen what is sent; more than the words that are compared."""
-SAME = 24
+SAME = 12
 """Leading characters by which an answer is taken for the reasoning it was before."""
 REMEDY = "let clients that want no thinking use a model or template with a switch, and the parser of its family"
 

@@ -67,6 +67,7 @@ def test_a_good_server_passes_every_check(serve):
         ("cut bytes", "characters", "hold half a character"),
         ("surrogates", "characters", "hold half a character"),
         ("leaks stops", "ends", "a client's stop at 'plus' is not honoured"),
+        ("keeps stops", "ends", "a client's stop at 'plus' is not honoured"),
         ("stops as length", "ends", "ends with finish_reason length"),
         ("another tokenizer", "tokens", "token ids of 'Hello, world' are"),
         ("cuts prompts", "context", "are read and the others dropped without a word"),
@@ -111,6 +112,12 @@ def test_what_an_engine_is_known_for_is_said_and_no_fault(serve):
     assert finding.status == "pass" and "known of vllm where the template has no switch" in finding.message
     with_switch = found(serve(vllm), replace(FULL, tokenized=(), ends=None, template=SWITCHED), "vllm", (reply,))["switch"]
     assert with_switch.status == "fail"
+
+
+@pytest.mark.parametrize(("fault", "status"), [("keeps stops", "pass"), ("leaks stops", "fail")])
+def test_transformers_may_leave_the_stop_text_at_the_end_and_nothing_behind_it(serve, fault, status):
+    finding = found(serve(Thinker(fault)), engine="transformers")["ends"]
+    assert finding.status == status and ("left in the answer, as is known of transformers" in finding.message) is (status == "pass")
 
 
 @pytest.mark.parametrize("fault", ["no schema", "refuses schemas"])
