@@ -32,7 +32,6 @@ def require() -> None:
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would ask a hub
 require()
 from unsloth import FastLanguageModel  # noqa: E402 - after the check, and before trl, transformers and peft
-from unsloth.utils import attention_dispatch  # noqa: E402
 
 
 def trainer_settings() -> dict[str, Any]:
@@ -70,7 +69,11 @@ def adapted_model(folder: Path, tags: list[int], recipe: dict[str, Any]) -> Any:
 def _give_mask(model: Any) -> None:
     """Hand the inner model the causal mask that xformers wants: unsloth's own forward of the whole model does so, and ours takes its place."""
     inner = model.get_base_model().model
-    if attention_dispatch.HAS_XFORMERS and "causal_mask" in inspect.signature(inner.forward).parameters:
+    if not torch.cuda.is_available():
+        return  # its models for a CPU are transformers' own
+    from unsloth.utils.attention_dispatch import HAS_XFORMERS
+
+    if HAS_XFORMERS and "causal_mask" in inspect.signature(inner.forward).parameters:
         from xformers.ops.fmha.attn_bias import LowerTriangularMask
 
         mask = LowerTriangularMask()
