@@ -1,4 +1,4 @@
-"""Runs the train stage's own program on a checkpoint and rows of real lengths, and prints what the tutorial's script prints.
+"""Runs the train stage's own program on a checkpoint and rows of real lengths; benchmarks/tutorial_train.py is the side that it is compared with.
 
     python3 benchmarks/train_gpu.py MODEL ROWS [--engine trl|unsloth] [--packing none|padding_free|packed] [--batch N] [--accumulate N] [--steps N]
 
@@ -24,8 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LENGTH = 2048
 PROMPT_SHARE = 0.15
 """Part of a row that is its question, which carries no loss."""
-TUTORIAL = {"engine": "unsloth, padding-free", "useful_tokens_per_second": 1180, "seconds_per_step": 5.16, "peak_gib": 20.19, "rows_a_step": 8}
-"""The tutorial's script on one H100 80GB: QwQ-32B's shape, rows of real lengths, its own settings."""
 
 
 def lengths(count: int, seed: int = 3407) -> list[int]:
@@ -97,11 +95,11 @@ def run(folder: Path, slice_: dict[str, Any]) -> tuple[float, int, str]:
 
 
 def figures(folder: Path, seconds: float) -> dict[str, Any]:
-    """Return what the tutorial's script prints, from what the stage left; the first two steps warm up and are left out of the rate."""
+    """Return speed and memory, from what the stage left; the first three steps warm up, and a second rate leaves them out."""
     facts = json.loads((folder / "output" / "train.json").read_text(encoding="utf-8"))
     steps = [json.loads(line) for line in (folder / "output" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     times = [step["tokens"] / step["tokens_per_second"] for step in steps]
-    warm = slice(2, None) if len(steps) > 4 else slice(None)
+    warm = slice(3, None) if len(steps) > 4 else slice(None)
     return {
         "device": facts["device"],
         "useful_tokens_per_second": round(sum(step["tokens"] for step in steps) / sum(times)),
@@ -115,7 +113,7 @@ def figures(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run once and print the figures beside the tutorial's."""
+    """Run once and print the figures."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("model", type=Path)
     options.add_argument("rows", type=int)
@@ -134,12 +132,11 @@ def main() -> int:
         print(f"{given.rows} rows, {tokens} tokens; {given.engine}, {given.packing}, {given.batch} x {given.accumulate}, {given.steps} steps")
         seconds, code, said = run(folder, recipe(given))
         print(said)
-        if code:
+        if code and not (folder / "output" / "train.json").is_file():  # random words cannot be learnt: here a loss may stay
             return code
         found = figures(folder, seconds)
     for key, value in found.items():
-        print(f"{key:>26}: {value!s:<24} tutorial: {TUTORIAL.get(key, '')}")
-    print(f"{'times the tutorial':>26}: {found['useful_tokens_per_second'] / TUTORIAL['useful_tokens_per_second']:.2f}")
+        print(f"{key:>26}: {value}")
     return 0
 
 
