@@ -83,9 +83,8 @@ def main() -> None:
     losses = [round(entry["loss"], 3) for entry in made.state.log_history if "loss" in entry]
     warm = (len(clock.ends) - 3) * a_step / (ended - clock.ends[2]) if len(clock.ends) > 4 else float("nan")
     print(f"tutorial: {torch.cuda.get_device_name()}, {given.steps} steps of {a_step:.0f} tokens, loss {losses[0]} -> {losses[-1]}")
-    print(
-        f"  {given.steps * a_step / (ended - began):.0f} useful tokens/s, {warm:.0f} after the first three steps, {(ended - began) / given.steps:.2f} s a step"
-    )
+    rate, a_second = given.steps * a_step / (ended - began), (ended - began) / given.steps
+    print(f"  {rate:.0f} useful tokens/s, {warm:.0f} after the first three steps, {a_second:.2f} s a step")
     print(f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB allocated, {torch.cuda.max_memory_reserved() / 2**30:.2f} reserved")
     print(f"  {time.monotonic() - STARTED:.1f} s from the start of the program")
 
