@@ -75,12 +75,16 @@ format: .venv/.host ## format the code
 
 .PHONY: unit
 unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
-	@$(BIN)/pytest -q -n auto tests/unit
+	@$(BIN)/pytest -q -n auto -m "not loopback" tests/unit
+
+.PHONY: loopback
+loopback: .venv/.host ## the host package against real servers and terminals on this machine that hang, break off and lie
+	@$(BIN)/pytest -q -n 4 -m loopback tests/unit
 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
-test: unit ## units, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
+test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
 	@$(PYTEST) tests/programs
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e

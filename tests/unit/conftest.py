@@ -13,6 +13,16 @@ from toolkit.recipe import Recipe
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
+SERVERS = {"judge_server", "loopback", "model_server", "sum_server", "talker", "thinker", "typist", "hub_server"}
+"""Modules that start a real server on the loopback, or a program on a pseudo-terminal: their tests wait, and `make loopback` runs them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of every module that takes something from one of these."""
+    for item in items:
+        taken = {getattr(value, "__module__", getattr(value, "__name__", "")) for value in vars(item.module).values()}
+        if taken & SERVERS:
+            item.add_marker("loopback")
 
 
 class LoopbackOnly(socket.socket):
