@@ -77,8 +77,9 @@ class Transformers(OpenAI):
         return answers(f"{root}/health")
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
-        """Return them as the generation_config that a request may bring along."""
-        return {"generation_config": json.dumps({**parameters, "do_sample": True})}
+        """Return them as the generation_config that a request may bring along; a top_k that is no integer ends in a 500 there."""
+        whole = {name: int(value) if name == "top_k" else value for name, value in parameters.items()}
+        return {"generation_config": json.dumps({**whole, "do_sample": True})}
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""

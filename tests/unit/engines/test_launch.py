@@ -121,3 +121,9 @@ def test_the_checkpoint_itself_is_not_written_to(target, tools):
     before = {path.name: path.read_bytes() for path in target.model.iterdir()}
     engine("transformers").lay_out(target, tools)
     assert {path.name: path.read_bytes() for path in target.model.iterdir()} == before
+
+
+def test_transformers_is_sent_a_top_k_that_is_an_integer():
+    """Its server ends in a 500 at 20.0."""
+    sent = json.loads(engine("transformers").sampled({"temperature": 0.6, "top_k": 20.0})["generation_config"])
+    assert (sent["top_k"], type(sent["top_k"]), sent["temperature"], sent["do_sample"]) == (20, int, 0.6, True)
