@@ -38,7 +38,7 @@ def html(report: Document) -> str:
         rows=facts.comparison(report),
         plots=plots(report),
         grid=facts.grid(report["checks"]),
-        columns=list(dict.fromkeys(check["name"] for check in report["checks"])),
+        names=list(dict.fromkeys(check["name"] for check in report["checks"])),
         matrix=facts.matrix(observed.get("agreement", [])),
         transcripts=facts.transcripts(report),
         files=facts.files(gguf),
