@@ -88,7 +88,7 @@ def test_llama_cpp_says_how_it_serves_and_its_memory_stays_flat(tuned, llamacpp,
 
 
 def test_ollama_says_how_it_serves_and_its_memory_stays_flat(made, tuned, ollama, tmp_path):
-    modelfile = one(made, "modelfile-[0-9a-f]*/Modelfile")
+    modelfile = one(made, f"modelfile-{'?' * 12}/Modelfile")
     context = int(re.findall(r"^PARAMETER num_ctx (\d+)$", modelfile.read_text(encoding="utf-8"), re.MULTILINE)[0])
     with serving.serving("ollama", replace(tuned, modelfile=modelfile), ollama, tmp_path / "log") as endpoint:
         assert_as_served(endpoint, context)
