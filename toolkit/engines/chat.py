@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,6 +31,30 @@ class Scored:
     """Natural log-probability after all that stands before it; the first has none."""
     best: str
     """The token that the model finds likeliest there."""
+
+
+@dataclass
+class _Growth:
+    """What has come of a streamed answer."""
+
+    message: dict[str, str] = field(default_factory=dict)
+    deltas: list[str] = field(default_factory=list)
+    finish: str | None = None
+    usage: Any = None
+    chunks: int = 0
+
+    def add(self, chunk: ChatCompletionChunk) -> None:
+        """Add a chunk's pieces."""
+        self.chunks, self.usage = self.chunks + 1, getattr(chunk, "usage", None) or self.usage
+        if not getattr(chunk, "choices", None):
+            return
+        choice = chunk.choices[0]
+        for name in ("content", *FIELDS):
+            piece = getattr(choice.delta, name, None)
+            if piece:
+                self.message[name] = self.message.get(name, "") + piece
+                self.deltas.append(piece)
+        self.finish = choice.finish_reason or self.finish
 
 
 @dataclass(frozen=True)
@@ -87,27 +110,31 @@ class Chat:
 
     def stream(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
         """Return the answer put together from its stream; errors as `live`."""
-        return deque(self.live(messages, max_tokens, **options), maxlen=1)[0]
+        began, growth = time.monotonic(), _Growth()
+        with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
+            for chunk in chunks:
+                growth.add(chunk)
+            return self._whole(growth, began)
 
     def live(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Generator[Answer, None, None]:
         """Yield the answer as far as it has come, with each piece anew, at last whole; to close it is to hang up.
 
         FailedError where the stream breaks off or ends without a finish reason, others as `ask`.
         """
-        began = time.monotonic()
-        message: dict[str, str] = {}
-        deltas: list[str] = []
-        finish, usage, seen = None, None, 0
+        began, growth = time.monotonic(), _Growth()
         with translated(self.endpoint, self.timeout), self._streamed(messages, {"max_tokens": max_tokens, **options}) as chunks:
             for chunk in chunks:
-                seen, usage = seen + 1, getattr(chunk, "usage", None) or usage
-                finish = _gather(message, deltas, chunk) or finish
-                yield replace(self._answer(message, None, usage), seconds=time.monotonic() - began)
-            if not finish:
-                words = f"after {seen} chunks" if seen else "without one chunk"
-                raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
-            answer = self._answer(message, finish, usage)
-        yield replace(answer, seconds=time.monotonic() - began, deltas=tuple(deltas))
+                growth.add(chunk)
+                yield replace(self._answer(growth.message, None, growth.usage), seconds=time.monotonic() - began)
+            answer = self._whole(growth, began)
+        yield answer
+
+    def _whole(self, growth: _Growth, began: float) -> Answer:
+        if not growth.finish:
+            words = f"after {growth.chunks} chunks" if growth.chunks else "without one chunk"
+            raise FailedError(f"{self.endpoint.url}: the stream ended {words} and gave no finish reason", LOG)
+        answer = self._answer(growth.message, growth.finish, growth.usage)
+        return replace(answer, seconds=time.monotonic() - began, deltas=tuple(growth.deltas))
 
     def abandon(self, messages: Sequence[Message], chunks: int, extra: dict[str, Any]) -> int:
         """Begin a stream as long as the server lets it be, hang up after some chunks, and return how many came; errors as `ask`.
@@ -165,19 +192,6 @@ class Chat:
             getattr(details, "reasoning_tokens", None),
             pieces.where,
         )
-
-
-def _gather(message: dict[str, str], deltas: list[str], chunk: ChatCompletionChunk) -> str | None:
-    """Add a chunk's pieces to the message and to what came, and return its finish reason."""
-    if not getattr(chunk, "choices", None):
-        return None
-    delta = chunk.choices[0].delta
-    for name in ("content", *FIELDS):
-        piece = getattr(delta, name, None)
-        if piece:
-            message[name] = message.get(name, "") + piece
-            deltas.append(piece)
-    return chunk.choices[0].finish_reason
 
 
 def patiently(call: Callable[[], Sent]) -> Sent:
