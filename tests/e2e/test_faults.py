@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RECIPE
-from skips import skip_or_fail
+from small_disk import mounted
 
 from toolkit.stages import ROOT
 
@@ -67,13 +67,8 @@ def test_a_missing_tool_is_said_before_any_work(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 150 MB, too small for the base model."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", str(place)), capture_output=True)
-    if mounted.returncode:
-        skip_or_fail("a small file system can only be mounted by root")
-    yield place
-    subprocess.run(("umount", str(place)), check=True)
+    with mounted(tmp_path / "disk", megabytes=150) as place:
+        yield place
 
 
 def test_a_disk_that_fills_up_in_the_middle(small_disk):

@@ -25,6 +25,7 @@ from toolkit.runners.tools import ollama_version
 from toolkit.stages import MODELFILES, ROOT
 from toolkit.targets import tools
 from toolkit.verify.conversations import CORPUS
+from toolkit.verify.prompt import canonical
 
 TUTORIAL = ROOT.parent / "shared" / "chat-templates" / "seed-tutorial.Modelfile"
 FAMILIES = ("chatml", "deepseek-r1-distill", "qwen3", "qwq")
@@ -132,18 +133,6 @@ def llamacpp(own, tmp_path_factory) -> Iterator[Served]:
     target, scratch = Target("family", 1024, 1, family, "q8_0", gguf=path), tmp_path_factory.mktemp("llamacpp")
     with serving.serving("llamacpp", target, Machine(tools("llamacpp", scratch)), scratch / "log") as endpoint:
         yield Served(family, endpoint, bos="<|im_start|>")
-
-
-def canonical(text: str) -> str:
-    """Write each line that is JSON with sorted keys and one spacing: Ollama and Jinja differ in both, and in Go's HTML escapes."""
-
-    def one(line: str) -> str:
-        try:
-            return json.dumps(json.loads(line), sort_keys=True, ensure_ascii=False)
-        except ValueError:
-            return line
-
-    return "\n".join(map(one, text.split("\n")))
 
 
 def test_the_modelfile_makes_a_thinking_model_with_its_parameters(served):

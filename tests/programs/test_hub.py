@@ -20,6 +20,7 @@ import pytest
 from conftest import ProgramRun, program_environment
 from hub_server import TOKEN, Hub, Repo, Trouble, blob, running, sha256
 from skips import skip_or_fail
+from small_disk import mounted
 from training import PROGRAMS
 
 from toolkit import hubs
@@ -284,12 +285,8 @@ def test_a_disk_without_room_is_told_before_the_first_byte(hub: Hub, bring: Brin
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    if os.getuid() or subprocess.run(("mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder), capture_output=True).returncode:
-        pytest.skip("a small disk is mounted by root alone, where the machine lets it")
-    yield folder
-    subprocess.run(("umount", folder), check=True)
+    with mounted(tmp_path / "downloads", megabytes=80) as folder:
+        yield folder
 
 
 def fill(path: Path) -> None:
@@ -332,7 +329,7 @@ def test_offline_opens_no_socket_and_says_what_is_missing(
 
 def test_offline_the_kernel_is_asked_for_no_socket(hub: Hub, bring: Bring, arguments: Any, train_python: Path, settings: dict[str, str]) -> None:
     if not shutil.which("strace"):
-        pytest.skip("strace is not installed; the test before this one holds Python alone to it")
+        skip_or_fail("strace is not on PATH")
     assert_whole(bring(lock(hub)))
     told = arguments(lock(hub)).with_name("trace")
     trace = ("strace", "-f", "-e", "trace=socket,connect", "-o", str(told))
