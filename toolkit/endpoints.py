@@ -35,12 +35,17 @@ class Address:
         return found if self.model else replace(found, model=_first_name(found, timeout))
 
 
-def _key(file: Path | None) -> str | None:
-    """Return the key of a file or of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
+def key_of(file: Path) -> str:
+    """Return what an API key's file holds; UsageError where it cannot be read."""
     try:
-        key = file.read_text(encoding="utf-8").strip() if file else os.environ.get("OPENAI_API_KEY", "").strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the API key cannot be read: {error}", "name a file that holds the key in one line") from error
+
+
+def _key(file: Path | None) -> str | None:
+    """Return the key of a file or of the environment; UsageError where it is none, told without its words: an HTTP library would print them."""
+    key = key_of(file) if file else os.environ.get("OPENAI_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key) or (file and not key):
         raise UsageError(f"{file or 'OPENAI_API_KEY'} does not hold one key", 'OPENAI_API_KEY="$(cat FILE)", with one line in the file')
     return key or None

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit import console, pipeline, questions, recipe_file, release, servers, serving
 from toolkit.assessment import Soak, Verify
 from toolkit.chat_template import ChatTemplate
-from toolkit.endpoints import Address
+from toolkit.endpoints import Address, key_of
 from toolkit.engines import Endpoint, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.fit import choice
@@ -29,9 +29,9 @@ from toolkit.verify.observe import examine, summary
 
 def serve(path: Path, name: EngineName, store: Path, *, port: int | None, variant: str | None, runner: str, api_key_file: Path | None) -> None:
     """Make what the server needs, start it in the background, wait for one answered token, and say how to use it."""
-    _wanted(path, name, variant)  # what cannot be served is said before anything is made
+    recipe = _wanted(path, name, variant)  # what cannot be served is said before anything is made
     _check_key(name, api_key_file)
-    _check_fit(path, name, variant, store)
+    _check_fit(recipe, path.resolve().parent, name, store)
     runs = release.runner(runner, (name,))
     chosen = serving.pick_port(port or engine(name).port)
     step, inputs = _made(path, name, variant, store, runs)
@@ -41,9 +41,8 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     _introduce(server)
 
 
-def _check_fit(path: Path, name: EngineName, variant: str | None, store: Path) -> None:
+def _check_fit(recipe: Recipe, folder: Path, name: EngineName, store: Path) -> None:
     """Refuse what cannot work on this machine, and say which format was chosen and why."""
-    recipe, folder = _wanted(path, name, variant), path.resolve().parent
     if choice.AUTO in variants(recipe, name):
         console.note(choice.chosen_for(recipe, folder).reason)
     release.require(recipe, folder, (name,), "serve", store)
@@ -75,7 +74,7 @@ def served(path: Path, name: EngineName, store: Path, variant: str | None, runne
             raise NotReadyError(f"{name} serves {running.model} at {running.url}, and {wanted} is wanted", "`thinkship stop` ends it")
         yield running.endpoint
         return
-    _check_fit(path, name, variant, store)
+    _check_fit(recipe, path.resolve().parent, name, store)
     runs = release.runner(runner, (name,))
     step, inputs = _made(path, name, variant, store, runs)
     folder = servers.folder_of(store)
@@ -91,10 +90,7 @@ def _check_key(name: EngineName, file: Path | None) -> None:
         return
     if not engine(name).asks_for_key:
         raise UsageError(f"{name} cannot ask for an API key", "leave it on 127.0.0.1 and put a proxy that asks before it: compose's profile `proxy`")
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the API key cannot be read: {error}", "name a file that holds the key in one line") from error
+    key = key_of(file)
     if not key or len(key.split()) != 1:
         raise UsageError(f"{file} does not hold one key", "openssl rand -hex 32 > api_key; chmod 600 api_key")
 
