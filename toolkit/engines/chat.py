@@ -73,11 +73,12 @@ class Chat:
         return openai.OpenAI(base_url=self.endpoint.url, api_key=self.endpoint.api_key or "none", max_retries=0, http_client=http)
 
     def __enter__(self) -> Chat:
+        with translated(self.endpoint, self.timeout):
+            assert self._client.chat.completions  # both made at their first use: here they take neither the first answer's time nor its turn
         return self
 
     def __exit__(self, *_: object) -> None:
-        if "_client" in vars(self):
-            self._client.close()
+        self._client.close()
 
     def ask(self, messages: Sequence[Message], max_tokens: int | None, **options: Any) -> Answer:
         """Return the answer to a conversation, greedy unless the options say otherwise; without `max_tokens` the server sets its own limit.
