@@ -42,10 +42,9 @@ def check(endpoint: Endpoint, expectations: Expectations) -> Finding:
     known = engine(endpoint.engine).habits.lenient
     habits = {name: outcome for name, outcome in answers.items() if known.get(name) == outcome}
     faults = {name: outcome for name, outcome in answers.items() if outcome != "refused" and name not in habits}
-    return Finding(
-        name="errors",
-        engine=endpoint.engine,
-        variant=expectations.variant,
+    return expectations.finding(
+        "errors",
+        endpoint.engine,
         status="fail" if faults else "pass",
         message=_message(answers, faults, habits),
         remedy=REMEDY if faults else "",

@@ -28,8 +28,8 @@ def checks(endpoint: Endpoint, expectations: Expectations) -> Iterator[Finding]:
     seconds = min(SECONDS, expectations.timeout)
     for name, check in (("models", _models), ("authentication", _authentication), ("metrics", _metrics)):
         status, message, remedy = check(endpoint, seconds)
-        made: dict[str, Any] = {"name": name, "engine": endpoint.engine, "variant": expectations.variant}
-        yield Finding(**made, status=status, message=message, remedy=remedy, required=status != "skip")
+        required = status != "skip"
+        yield expectations.finding(name, endpoint.engine, status=status, message=message, remedy=remedy, required=required)
 
 
 Outcome = tuple[Any, str, str]

@@ -63,16 +63,16 @@ def _of_file(engine: str, kind: str, gguf: Mapping[str, Any]) -> Finding:
 
 def check(chat: Chat, expectations: Expectations) -> Finding:
     """Have the server score the merged model's answers; skipped where it cannot."""
-    made: dict[str, Any] = {"name": "fidelity", "engine": chat.endpoint.engine, "variant": expectations.variant}
+    name = chat.endpoint.engine
     if not expectations.probes or expectations.template is None:
-        return Finding(**made, status="skip", required=False, message="no answers of the merged model were given to be scored")
+        return expectations.skipped("fidelity", name, "no answers of the merged model were given to be scored")
     try:
         pairs = list(_scored(chat, expectations.probes, expectations.template))
     except ThinkshipError as error:
-        return Finding(**made, status="skip", required=False, message=f"the server does not score a given text: {error.message}")
+        return expectations.skipped("fidelity", name, f"the server does not score a given text: {error.message}")
     if not pairs:
-        return Finding(**made, status="skip", required=False, message=f"{chat.endpoint.engine} does not score a given text")
-    return _judged(made, pairs, expectations)
+        return expectations.skipped("fidelity", name, f"{name} does not score a given text")
+    return _judged(name, pairs, expectations)
 
 
 def _scored(chat: Chat, probes: Iterable[Probe], template: ChatTemplate) -> Iterator[tuple[float, Scored]]:
@@ -88,15 +88,16 @@ def _scored(chat: Chat, probes: Iterable[Probe], template: ChatTemplate) -> Iter
         yield from zip((value for _, value in probe.wanted), ours, strict=True)
 
 
-def _judged(made: dict[str, Any], pairs: list[tuple[float, Scored]], expectations: Expectations) -> Finding:
+def _judged(name: str, pairs: list[tuple[float, Scored]], expectations: Expectations) -> Finding:
     top1 = sum(token.text == token.best for _, token in pairs) / len(pairs)
     gap = sum(merged - (token.logprob or 0.0) for merged, token in pairs) / len(pairs)
     coarse, variant, wanted = expectations.variant in COARSE, expectations.variant, expectations.fidelity
     least = wanted.top1.get(variant, TOP1_COARSE if coarse else TOP1)
     most = wanted.gap.get(variant, GAP_COARSE if coarse else GAP)
     passed = top1 >= least and gap <= most
-    return Finding(
-        **made,
+    return expectations.finding(
+        "fidelity",
+        name,
         status="pass" if passed else "fail",
         message=f"{top1:.1%} of {len(pairs)} tokens of the merged model are likeliest here too, and lose {gap:+.4f} nats each",
         remedy="" if passed else REMEDY,

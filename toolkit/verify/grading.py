@@ -173,10 +173,9 @@ def check(name: str, expectations: Expectations, trial: Trial, replies: Sequence
     given, unmarked = sum(count.values()), {label: number for label, number in count.items() if label not in ("correct", "incorrect")}
     told = "".join(f"; {label}: {number} of {given}" for label, number in unmarked.items())
     passed = not trial.faults and sum(unmarked.values()) < max(given, 1)
-    return Finding(
-        name="judge",
-        engine=name,
-        variant=expectations.variant,
+    return expectations.finding(
+        "judge",
+        name,
         status="pass" if passed else "fail",
         message=f"{judge.model} marked {trial.asked - len(trial.faults)} of {trial.asked} controls rightly{told}",
         remedy="" if passed else "name a stronger judge, or give it a larger budget (verify.task.judge.max_tokens); answers.jsonl holds its words",

@@ -54,10 +54,9 @@ def check(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Repl
     """Hold the server's place and its speed against what is asked for; skipped where neither is."""
     parts = [_place(endpoint, expectations), _speed(expectations, replies)]
     statuses = [part.status for part in parts]
-    return Finding(
-        name="hardware",
-        engine=endpoint.engine,
-        variant=expectations.variant,
+    return expectations.finding(
+        "hardware",
+        endpoint.engine,
         status=(status := _joined(statuses, bool(expectations.gpu))),
         required=status != "skip" or bool(expectations.gpu),
         message="; ".join(part.message for part in parts if part.message),

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toolkit.engines.chat import Chat
 from toolkit.errors import ThinkshipError
@@ -53,16 +52,17 @@ def read(folder: Path) -> tuple[Probe, ...]:
 
 def check(name: str, expectations: Expectations, chat: Chat) -> Finding:
     """Ask every probe and hold the answers against the merged model's."""
-    made: dict[str, Any] = {"name": "identity", "engine": name, "variant": expectations.variant}
     if not expectations.probes:
-        return Finding(**made, status="skip", required=False, message="no answers of the merged model were given to compare with")
+        return expectations.skipped("identity", name, "no answers of the merged model were given to compare with")
     try:
         said = _asked(chat, expectations)
     except ThinkshipError as error:
-        return Finding(**made, status="fail", message=f"the server cannot be asked for its tokens: {error.message}", remedy=error.remedy)
+        return expectations.finding(
+            "identity", name, status="fail", message=f"the server cannot be asked for its tokens: {error.message}", remedy=error.remedy
+        )
     if not any(said):
-        return Finding(**made, status="skip", required=False, message="the server tells no tokens with their log-probabilities")
-    return _judged(made, expectations, [match(probe, tokens, expectations.think) for probe, tokens in zip(expectations.probes, said, strict=True)])
+        return expectations.skipped("identity", name, "the server tells no tokens with their log-probabilities")
+    return _judged(name, expectations, [match(probe, tokens, expectations.think) for probe, tokens in zip(expectations.probes, said, strict=True)])
 
 
 def _asked(chat: Chat, expectations: Expectations) -> list[Tokens]:
@@ -102,15 +102,16 @@ def allowed(expectations: Expectations) -> tuple[float, float]:
     return equal, expectations.identity.distance.get(variant, DISTANCE_COARSE if coarse else DISTANCE)
 
 
-def _judged(made: dict[str, Any], expectations: Expectations, matches: list[Match]) -> Finding:
+def _judged(name: str, expectations: Expectations, matches: list[Match]) -> Finding:
     equal, wanted = sum(found.equal for found in matches), sum(found.wanted for found in matches)
     share, apart = equal / max(1, wanted), sum(found.distance for found in matches) / max(1, equal)
     least, most = allowed(expectations)
     passed = share >= least and apart <= most
     like_base = sum(found.as_base for found in matches) > equal
     seen = f"{share:.0%} of {wanted} greedy tokens are the merged model's, their log-probabilities {apart:.4f} nats apart"
-    return Finding(
-        **made,
+    return expectations.finding(
+        "identity",
+        name,
         status="pass" if passed else "fail",
         message=f"{seen}; it answers as the base does: the adapter is not in it" if like_base else seen,
         remedy="" if passed else _remedy(like_base),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from toolkit import footprint
 from toolkit.engines import engine
@@ -30,22 +29,25 @@ def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
     soak = expectations.soak
     if soak is None:
         return
-    made: dict[str, Any] = {"name": "memory", "engine": chat.endpoint.engine, "variant": expectations.variant}
+    name = chat.endpoint.engine
     pids = footprint.serving(chat.endpoint.url)
     if not pids:
-        yield Finding(**made, status="skip", required=False, message="the server's processes are not to be seen on this machine")
+        yield expectations.skipped("memory", name, "the server's processes are not to be seen on this machine")
         return
     began = time.monotonic()
     try:
         seen = _looks(chat, soak.requests, expectations.parallel)
     except ThinkshipError as error:
-        yield Finding(**made, status="fail", message=f"{soak.requests} requests are not all answered: {error.message}", remedy=error.remedy)
+        yield expectations.finding(
+            "memory", name, status="fail", message=f"{soak.requests} requests are not all answered: {error.message}", remedy=error.remedy
+        )
         return
     grown, seconds = seen[-1] - seen[0], time.monotonic() - began
     passed = grown <= soak.growth_at_most
     words = f"{soak.requests} requests in {seconds:.0f} s: memory went from {seen[0]:.0f} to {seen[-1]:.0f} MiB"
-    yield Finding(
-        **made,
+    yield expectations.finding(
+        "memory",
+        name,
         status="pass" if passed else "fail",
         message=words + ("" if passed else f", more than {soak.growth_at_most:g} MiB up"),
         remedy="" if passed else "look for what the server, or a plugin in it, keeps of each request; restart it by schedule until that is mended",

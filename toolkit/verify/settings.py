@@ -84,7 +84,7 @@ def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
         parts = {"context_length": _context(name, seen, expectations), "quantization": _quantization(name, seen, expectations)}
         outcomes = {**parts, "sampling": _sampling(chat, seen, expectations)}
     for title, outcome in outcomes.items():
-        yield Finding(name=title, engine=name, variant=expectations.variant, required=outcome["status"] != "skip", **outcome)
+        yield expectations.finding(title, name, required=outcome["status"] != "skip", **outcome)
 
 
 def _context(name: str, seen: Settings, expectations: Expectations) -> Outcome:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from difflib import SequenceMatcher
+from functools import partial
 from threading import Barrier
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from toolkit.engines import Answer, engine
 from toolkit.engines.chat import Chat
@@ -140,5 +141,4 @@ def _width(chat: Chat, expectations: Expectations) -> int:
 
 
 def _maker(name: str, chat: Chat, expectations: Expectations) -> Callable[..., Finding]:
-    made: dict[str, Any] = {"name": name, "engine": chat.endpoint.engine, "variant": expectations.variant}
-    return lambda **rest: Finding(**made, **rest)
+    return partial(expectations.finding, name, chat.endpoint.engine)

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, assert_never
+from typing import assert_never
 
 from toolkit.assessment import Task
 from toolkit.engines import Answer
@@ -100,19 +100,19 @@ def check(name: str, expectations: Expectations, replies: list[Reply]) -> Findin
 
     Where that decides, the check is skipped and stays required, so that the verdict is no pass.
     """
-    made: dict[str, Any] = {"name": "task", "engine": name, "variant": expectations.variant}
     marked = [reply for reply in replies if reply.right is not None]
     unmarked = sum(bool(reply.judged) and reply.right is None for reply in replies)
     if expectations.task is None or not (marked or unmarked):
-        return Finding(**made, status="skip", required=False, message="no held-out questions with a machine-checkable answer were given")
+        return expectations.skipped("task", name, "no held-out questions with a machine-checkable answer were given")
     right, asked, wanted = sum(bool(reply.right) for reply in marked), len(marked) + unmarked, expectations.task.at_least
     low, high = wilson(right, asked)[0], wilson(right + unmarked, asked)[1]
     wrong = [f"{reply.question} → {(reply.text or reply.error).strip()} (expected {reply.expected})" for reply in marked if not reply.right]
     status: Status = "pass" if right / asked >= wanted else "skip" if (right + unmarked) / asked >= wanted else "fail"
     bound = f"at least {wanted:.0%} wanted" if wanted else "no least share was asked for"
     open_marks = f"; {unmarked} were given no mark, and decide" if status == "skip" else f"; {unmarked} were given no mark" if unmarked else ""
-    return Finding(
-        **made,
+    return expectations.finding(
+        "task",
+        name,
         status=status,
         message=f"{right} of {asked} held-out answers right (95 % interval {low:.0%} to {high:.0%}); {bound}{open_marks}",
         remedy=REMEDIES[status],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Answer, Message, engine
@@ -37,7 +36,6 @@ class Part:
 
 def check(name: str, expectations: Expectations, replies: Sequence[Reply], chat: Chat) -> Finding:
     """Hold prompt, completion and streamed counts against the contract; skipped where the server tells nothing of them."""
-    made: dict[str, Any] = {"name": "usage", "engine": name, "variant": expectations.variant}
     answered = [reply for reply in replies if not reply.error]
     parts = {
         "prompt": _prompts(chat, answered, expectations.template),
@@ -48,8 +46,9 @@ def check(name: str, expectations: Expectations, replies: Sequence[Reply], chat:
     judged = [part.seen for part in parts.values() if part.seen]
     skipped = [f"{title} not compared: {part.skipped}" for title, part in parts.items() if part.skipped]
     status: Status = "fail" if faults else "pass" if judged else "skip"
-    return Finding(
-        **made,
+    return expectations.finding(
+        "usage",
+        name,
         status=status,
         required=status != "skip",
         message="; ".join((*faults, *(() if faults else judged), *skipped)),
