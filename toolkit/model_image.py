@@ -43,8 +43,7 @@ def dockerfile(name: str, base: str, target: Target) -> str:
     source = (IMAGES / name / "model.Dockerfile.j2").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(source)
     given = {key: folder for key, folder in folders(target).items() if key != "gguf"}
-    gguf = target.gguf if name == "llamacpp" else target.gguf and target.gguf.parent
-    values = {"engine": base, "name": target.served_name, "parallel": target.parallel, "context": target.context, "gguf": gguf}
+    values = {"engine": base, "name": target.served_name, "parallel": target.parallel, "context": target.context, "gguf": target.gguf}
     return template.render(**values, **given, flags=[] if name == "ollama" else flags(name, target))
 
 
