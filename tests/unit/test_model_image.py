@@ -39,7 +39,7 @@ def test_vllm_carries_its_checkpoint_and_the_tutorials_flags(target):
 
 def test_ollamas_model_is_made_beside_its_modelfile_as_the_store_has_them(target):
     text = model_image.dockerfile("ollama", "x", target)
-    assert "from=gguf,source=model-q8_0.gguf,target=/models/source/gguf-2/model-q8_0.gguf " in text, "the other quantisations are not sent to the engine"
+    assert "from=gguf,source=model-q8_0.gguf,target=/models/source/gguf-2/model-q8_0.gguf " in text  # the other quantisations are not sent
     assert "from=modelfile,target=/models/source/modelfile-3 " in text
     assert "MODELFILE=/models/source/modelfile-3/Modelfile" in text and "MODEL_NAME=demo" in text
 
