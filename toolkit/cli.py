@@ -13,6 +13,7 @@ from toolkit import __version__
 from toolkit.bench.command import bench
 from toolkit.chat.command import chat
 from toolkit.errors import ThinkshipError
+from toolkit.export.command import export
 from toolkit.image_commands import images
 from toolkit.inspection.command import inspect
 from toolkit.making import command as making
@@ -209,7 +210,7 @@ def data() -> None:
 
 data.add_command(inspect)
 data.add_command(making.make)
-for command in (bench, chat, images):
+for command in (bench, chat, export, images):
     cli.add_command(command)
 
 

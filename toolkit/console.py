@@ -44,6 +44,11 @@ def emit_json(value: Any) -> None:
     _out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
 
 
+def emit(text: str) -> None:
+    """Print a text for another program, byte for byte."""
+    sys.stdout.write(text)
+
+
 @contextmanager
 def quiet(wanted: bool = True) -> Iterator[None]:
     """Print nothing but errors while the block runs, where that is wanted: what follows is for a program."""

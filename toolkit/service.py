@@ -105,12 +105,12 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
 
 def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
     """Make the directories that a server is given and return its step and them."""
-    step, needed = _steps(path, name, variant)
+    step, needed = steps(path, name, variant)
     made = pipeline.run(needed, Store(store), runs).directories
     return step, {key: made[other] for key, other in step.inputs.items()}
 
 
-def _steps(path: Path, name: EngineName, variant: str | None) -> tuple[Step, tuple[Step, ...]]:
+def steps(path: Path, name: EngineName, variant: str | None) -> tuple[Step, tuple[Step, ...]]:
     """Return the step that serves, and those whose directories it needs."""
     lock = resolve(_wanted(path, name, variant), path.resolve().parent, (name,))
     step = serve_step(lock.recipe, name, variant or variants(lock.recipe, name)[0], base=False)
