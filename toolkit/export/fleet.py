@@ -23,6 +23,11 @@ CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem
 PORT = 8000
 HEALTH = ["python", "/opt/thinkship/healthcheck.py", str(PORT)]
 KEY = "api-key"
+SHARED_VOLUMES: tuple[dict[str, Any], ...] = (
+    {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+    {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
+)
+SHARED_MOUNTS: tuple[dict[str, Any], ...] = ({"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"})
 DRAIN_GRACE = 95
 """Seconds from the order to end to the kill: five until nobody is sent there any more, vLLM's sixty, and some to spare."""
 
@@ -76,21 +81,13 @@ class Fleet:
 
     def volumes(self) -> list[dict[str, Any]]:
         """Return a pod's volumes: the model, shared memory, and what may be written."""
-        return [
-            {"name": "models", **self.mounted().volume()},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
-        ]
+        return [{"name": "models", **self.mounted().volume()}, *SHARED_VOLUMES]
 
     def mounts(self) -> list[dict[str, Any]]:
         """Return where a container sees them."""
         place = self.mounted()
         below = {"subPath": place.folder} if place.kind == "pvc" and place.folder else {}
-        return [
-            {"name": "models", "mountPath": str(MODELS), "readOnly": True, **below},
-            {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ]
+        return [{"name": "models", "mountPath": str(MODELS), "readOnly": True, **below}, *SHARED_MOUNTS]
 
     def probes(self) -> dict[str, Any]:
         """Return the three probes: started and ready mean one answered token, alive asks for less."""

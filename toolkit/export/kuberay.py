@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from toolkit.errors import UsageError
-from toolkit.export.fleet import POD_SECURITY, SPREADING, USER, Fleet
+from toolkit.export.fleet import POD_SECURITY, SHARED_MOUNTS, SHARED_VOLUMES, SPREADING, USER, Fleet
 from toolkit.export.served import MODELS
 from toolkit.stages import IMAGES
 
@@ -26,6 +26,8 @@ def objects(fleet: Fleet) -> tuple[dict[str, Any], ...]:
     """Return the service; UsageError for a CPU or a key, which Ray Serve LLM does not ask for."""
     if not fleet.gpus:
         raise UsageError("Ray Serve LLM is written for GPUs here", "leave out --no-gpu, or set verify.gpu in the recipe; on CPUs take `export k8s`")
+    if fleet.served.adapter and fleet.place.kind != "s3":
+        raise UsageError("Ray Serve LLM loads adapters from cloud storage alone", "--model s3://BUCKET/PREFIX, or serve the merged model")
     if fleet.secret:
         raise UsageError("Ray Serve LLM asks for no API key", "leave out --secret and put a gateway that asks before it")
     return (
@@ -60,8 +62,10 @@ def objects(fleet: Fleet) -> tuple[dict[str, Any], ...]:
 def _application(fleet: Fleet) -> dict[str, Any]:
     one = fleet.served
     tensor, pipeline = fleet.sizes
+    cloud = fleet.place.kind == "s3"
+    source: Any = {"bucket_uri": fleet.place.uri(one.checkpoint)} if cloud else str(MODELS / one.checkpoint)
     config: dict[str, Any] = {
-        "model_loading_config": {"model_id": f"{one.name}-base" if one.adapter else one.name, "model_source": str(MODELS / one.checkpoint)},
+        "model_loading_config": {"model_id": f"{one.name}-base" if one.adapter else one.name, "model_source": source},
         "engine_kwargs": {
             **kwargs(fleet.args(*SET_BY_RAY, *SPREADING)),
             "tensor_parallel_size": tensor,
@@ -70,8 +74,8 @@ def _application(fleet: Fleet) -> dict[str, Any]:
         "deployment_config": {"autoscaling_config": {"min_replicas": fleet.replicas, "max_replicas": fleet.replicas}},
         "runtime_env": {"env_vars": dict(sorted(one.env.items())), **_plugin(one.args)},
     }
-    if one.adapter:
-        folder = str((MODELS / one.adapter).parent)
+    if one.adapter:  # asked for as NAME-base:adapter, the folder's own name
+        folder = fleet.place.uri(one.adapter).rpartition("/")[0]
         config["lora_config"] = {"dynamic_lora_loading_path": folder, "max_num_adapters_per_replica": 1}
     return {"name": fleet.name, "import_path": "ray.serve.llm:build_openai_app", "route_prefix": "/", "args": {"llm_configs": [config]}}
 
@@ -108,10 +112,12 @@ def _plugin(args: tuple[str, ...]) -> dict[str, Any]:
 def _pod(fleet: Fleet, name: str, resources: dict[str, Any]) -> dict[str, Any]:
     ports = [{"name": "serve", "containerPort": 8000}, {"name": "dashboard", "containerPort": 8265}, {"name": "gcs", "containerPort": 6379}]
     writable = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}  # Ray writes its sessions into its own image
-    container = {"name": name, "image": IMAGE, "resources": resources, "securityContext": writable, "volumeMounts": fleet.mounts()}
+    brought = fleet.place.kind == "s3"  # by Ray itself
+    mounts = list(SHARED_MOUNTS) if brought else fleet.mounts()
+    container = {"name": name, "image": IMAGE, "resources": resources, "securityContext": writable, "volumeMounts": mounts}
     return {
         "automountServiceAccountToken": False,
         "securityContext": {key: RAY_USER if value == USER else value for key, value in POD_SECURITY.items()},
         "containers": [container | ({"ports": ports} if name == "ray-head" else {})],
-        "volumes": fleet.volumes(),
+        "volumes": list(SHARED_VOLUMES) if brought else fleet.volumes(),
     }

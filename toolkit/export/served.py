@@ -206,7 +206,7 @@ def verdict(path: Path, name: EngineName, store: Store) -> str:
     last = planned[-1]
     found = json.loads((store.directory(last) / "report.json").read_text(encoding="utf-8"))["verdict"] if store.sealed(last) else ""
     if found != "pass":
-        console.note(f"{name}: " + ("the verdict is fail" if found else "not verified yet: no report of `thinkship run` covers it"))
+        console.remark(f"{name}: " + ("the verdict is fail" if found else "not verified yet: no report of `thinkship run` covers it"))
     return str(found)
 
 

@@ -54,9 +54,7 @@ def training(path: Path, *, claim: str, nodes: int, registry: str, output: Path 
 
 def write(documents: Sequence[dict[str, Any]], path: Path, several: Sequence[Served], output: Path | None) -> None:
     """Write documents to a file or to standard output; NotReadyError where the file cannot be written."""
-    text = "".join(_head(path, several)) + "---\n".join(
-        yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False) for document in documents
-    )
+    text = "".join(_head(path, several)) + "---\n".join(map(_yaml, documents))
     if output is None:
         console.emit(text)
         return
@@ -64,9 +62,28 @@ def write(documents: Sequence[dict[str, Any]], path: Path, several: Sequence[Ser
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NotReadyError(f"{output} cannot be written: {error.strerror}", "name another file with --output") from error
-    console.note(f"wrote {output}")
+    console.remark(f"wrote {output}")
 
 
 def _head(path: Path, several: Sequence[Served]) -> list[str]:
     made = [f"# {one.engine} {one.variant}: {one.checkpoint}, verdict: {one.verdict or 'not verified'}\n" for one in several]
     return [f"# thinkship {__version__} export of {path.name}\n", *made]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what a person reads: nothing by reference, texts of several lines as blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Repeat what stands in two places."""
+        return True
+
+
+def _text(dumper: _Plain, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Plain.add_representer(str, _text)
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    return yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
