@@ -27,7 +27,7 @@ from urllib.parse import quote
 import signed
 
 INVALID, NOT_READY, BROKEN = 3, 4, 6
-WORKERS, TRIES, FIRST_WAIT, PIECE = 4, 6, 0.5, 1 << 20
+WORKERS, TRIES, FIRST_WAIT, PIECE = 4, 6, 0.5, 1 << 16
 """Files at once; tries in a row that bring nothing; seconds before the second of them, doubled each time; bytes read at once."""
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 CHECKED = ".thinkship.json"
@@ -201,7 +201,7 @@ def bring(one: File, load: Load) -> None:
             if fruitless >= TRIES:
                 message = f"{one.source}: {fruitless} tries in a row brought nothing, the last: {error}"
                 raise LoadError(message, "check the network and model.load.from", NOT_READY) from error
-            load.stop.wait(FIRST_WAIT * 2**fruitless)
+            load.stop.wait(FIRST_WAIT * 2 ** max(0, fruitless - 1))
             if load.stop.is_set():
                 raise
             continue
