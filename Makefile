@@ -97,6 +97,10 @@ test-faults: .venv/.host ## plant faults in real engines and print which check f
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images
 
+.PHONY: test-cluster
+test-cluster: .venv/.host ## the chart and the exports on a real cluster (KUBECONFIG, helm; THINKSHIP_TEST_STORE=a finished store)
+	@$(PYTEST) tests/cluster
+
 .PHONY: pins
 pins: ## write the pins of images/base.env into Dockerfiles and compose
 	@sh images/pins.sh
