@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from finished_store import finish
 
 from toolkit import recipe_file
+from toolkit.export import served as export
 from toolkit.recipe import Recipe
 from toolkit.stages import ROOT
 
@@ -52,3 +54,16 @@ def demo() -> Recipe:
 @pytest.fixture
 def demo_folder() -> Path:
     return DEMO.parent
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the demo that looks finished."""
+    return finish(DEMO, tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def exported(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., export.Served]:
+    """exported(engine, …) is an engine of the finished store as a cluster runs it, on a machine without a GPU."""
+    monkeypatch.setattr(export, "present", tuple)
+    return lambda engine, **how: export.served(DEMO, export.Wish(engine, **how), finished)

@@ -33,11 +33,11 @@ CASES = {
 
 
 @pytest.fixture
-def export(store: Path, monkeypatch: pytest.MonkeyPatch):
+def export(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room, "present", tuple)
 
     def run(kind: str, *words: str) -> str:
-        done = CliRunner().invoke(cli, ["export", kind, str(RECIPE), "--store", str(store), *words], standalone_mode=False)
+        done = CliRunner().invoke(cli, ["export", kind, str(RECIPE), "--store", str(finished), *words], standalone_mode=False)
         if done.exception:
             raise done.exception
         return done.stdout

@@ -22,47 +22,47 @@ def local(name, target, **how):
 
 
 @pytest.mark.parametrize(("name", "gpu"), [("llamacpp", False), ("vllm", False), ("vllm", True)])
-def test_the_flags_are_the_local_runners_with_other_paths(one, name, gpu):
-    found = one(name, gpu=gpu or None)
+def test_the_flags_are_the_local_runners_with_other_paths(exported, name, gpu):
+    found = exported(name, gpu=gpu or None)
     flags = local(name, found.target, bind="0.0.0.0", gpu=gpu)
     assert list(found.args) == flags[flags.index("--model") :]
     assert found.args[1].startswith(f"{MODELS}/")
 
 
-def test_vllms_reasoning_parser_and_quantisation_are_among_them(one):
-    words = " ".join(one("vllm").args)
+def test_vllms_reasoning_parser_and_quantisation_are_among_them(exported):
+    words = " ".join(exported("vllm").args)
     assert "--reasoning-parser qwen3" in words and "--quantization bitsandbytes --load-format bitsandbytes" in words
 
 
-def test_ollama_is_told_by_settings_and_leaves_to_its_image_what_the_place_decides(one):
-    found = one("ollama")
+def test_ollama_is_told_by_settings_and_leaves_to_its_image_what_the_place_decides(exported):
+    found = exported("ollama")
     assert found.args == () and found.env["MODEL_NAME"] == "smollm2-demo" and found.env["OLLAMA_CONTEXT_LENGTH"] == "1024"
     assert found.env["MODELFILE"].startswith("/models/modelfile-") and "OLLAMA_HOST" not in found.env and "HOME" not in found.env
 
 
-def test_only_what_an_engine_reads_is_asked_for(one):
-    assert [file.path.partition("/")[2] for file in one("llamacpp").files] == ["model-q8_0.gguf"]
-    assert [file.path.partition("/")[2] for file in one("ollama").files] == ["model-q8_0.gguf", "Modelfile"]
-    assert [file.source for file in one("vllm").files] == ["config.json", "model.safetensors", "tokenizer.json"]
+def test_only_what_an_engine_reads_is_asked_for(exported):
+    assert [file.path.partition("/")[2] for file in exported("llamacpp").files] == ["model-q8_0.gguf"]
+    assert [file.path.partition("/")[2] for file in exported("ollama").files] == ["model-q8_0.gguf", "Modelfile"]
+    assert [file.source for file in exported("vllm").files] == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-def test_an_adapter_is_asked_for_by_the_models_name_beside_its_base(one):
-    found = one("vllm", adapter=True)
+def test_an_adapter_is_asked_for_by_the_models_name_beside_its_base(exported):
+    found = exported("vllm", adapter=True)
     words = list(found.args)
     assert found.checkpoint.startswith("base-") and words[words.index("--served-model-name") + 1] == "smollm2-demo-base"
     assert words[words.index("--lora-modules") + 1] == f"smollm2-demo=/models/{found.adapter}" and words[words.index("--max-lora-rank") + 1] == "16"
     assert [file.source for file in found.files if "/adapter/" in file.path] == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-def test_gpus_are_asked_for_where_recipe_and_image_can_use_them(one):
-    assert (one("vllm").gpus, one("vllm", gpu=True).gpus, one("llamacpp").gpus) == (0, 1, 0), "the demo says verify.gpu: false"
-    assert one("vllm").image.startswith("thinkship/vllm-cpu:") and one("vllm", gpu=True).image.startswith("thinkship/vllm:")
+def test_gpus_are_asked_for_where_recipe_and_image_can_use_them(exported):
+    assert (exported("vllm").gpus, exported("vllm", gpu=True).gpus, exported("llamacpp").gpus) == (0, 1, 0), "the demo says verify.gpu: false"
+    assert exported("vllm").image.startswith("thinkship/vllm-cpu:") and exported("vllm", gpu=True).image.startswith("thinkship/vllm:")
     with pytest.raises(UsageError, match="build for the CPU"):
-        one("llamacpp", gpu=True)
+        exported("llamacpp", gpu=True)
 
 
-def test_a_registry_stands_before_the_contents_tag(one):
-    assert one("llamacpp", registry="r.example/team/").image.startswith("r.example/team/thinkship/llamacpp:")
+def test_a_registry_stands_before_the_contents_tag(exported):
+    assert exported("llamacpp", registry="r.example/team/").image.startswith("r.example/team/thinkship/llamacpp:")
 
 
 def test_an_unfinished_store_is_said_with_what_finishes_it(tmp_path):
@@ -79,20 +79,20 @@ def test_what_was_touched_since_is_not_deployed(tmp_path):
         served(RECIPE, Wish("llamacpp"), tmp_path)
 
 
-def test_engines_without_an_image_and_adapters_without_vllm_are_refused(one):
+def test_engines_without_an_image_and_adapters_without_vllm_are_refused(exported):
     with pytest.raises(UsageError, match="transformers has no image"):
-        one("transformers")
+        exported("transformers")
     with pytest.raises(UsageError, match="ollama is not given adapters"):
-        one("ollama", adapter=True)
+        exported("ollama", adapter=True)
 
 
-def test_an_unverified_model_is_said_beside_the_result(one, capsys):
-    assert one("llamacpp").verdict == ""
+def test_an_unverified_model_is_said_beside_the_result(exported, capsys):
+    assert exported("llamacpp").verdict == ""
     assert "not verified yet" in capsys.readouterr().err
 
 
-def test_matrices_are_spread_within_a_node_and_layers_between_nodes(one):
-    found = one("vllm", gpu=True)
+def test_matrices_are_spread_within_a_node_and_layers_between_nodes(exported):
+    found = exported("vllm", gpu=True)
     assert spread(found, 2, 3) == (3, 2)
     assert spread(replace(found, prequantised=True), 2, 3) == (1, 6), "bitsandbytes' own format knows no tensor parallel"
     with pytest.raises(InvalidError, match="9 attention heads cannot be spread over 2"):
