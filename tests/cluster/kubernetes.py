@@ -31,9 +31,12 @@ def run(*argv: str, check: bool = True, timeout: float = 300, given: str | None 
     return done
 
 
-def template(values: dict[str, Any], *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Render the chart without a cluster."""
-    return run("helm", "template", "demo", str(CHART), "--values", "-", *words, check=check, given=yaml.safe_dump(values))
+def template(
+    values: dict[str, Any], *words: str, release: str = "demo", version: str = "1.34.0", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Render the chart without a cluster, as if for one of a version: a helm that was built from source takes 1.20 for granted."""
+    flags = ("--kube-version", version, "--values", "-")
+    return run("helm", "template", release, str(CHART), *flags, *words, check=check, given=yaml.safe_dump(values))
 
 
 def rendered(values: dict[str, Any], *words: str) -> dict[str, list[dict[str, Any]]]:

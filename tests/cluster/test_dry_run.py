@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes import CHART, Namespace, run
+from kubernetes import Namespace, run, template
 from skips import skip_or_fail
 from test_render import EVERYTHING, PLAIN
 
@@ -57,7 +57,7 @@ def test_strict_mode_would_find_a_field_that_is_not_there(namespace: Namespace, 
 def test_the_chart_is_taken_in_strict_mode(values: dict[str, Any], namespace: Namespace) -> None:
     require(*OPTIONAL)
     flags = ("--namespace", namespace.name, "--set", "preflight.enabled=false")
-    text = run("helm", "template", "demo", str(CHART), "--values", "-", *flags, given=yaml.safe_dump(values)).stdout
+    text = template(values, *flags).stdout
     documents = [document for document in yaml.safe_load_all(text) if document]
     done = apply(namespace, documents)
     assert done.stdout.count("created (server dry run)") == len(documents), json.dumps(sorted(one["kind"] for one in documents))

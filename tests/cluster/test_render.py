@@ -66,7 +66,7 @@ def test_the_chart_is_linted_with_and_without_everything(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_is_rendered_is_the_golden_file(name: str) -> None:
-    text = template(GOLDEN[name], "--kube-version", "1.34.0").stdout
+    text = template(GOLDEN[name]).stdout
     if os.environ.get("THINKSHIP_WRITE_GOLDEN"):
         path_of(name).write_text(text, encoding="utf-8")
     assert text == path_of(name).read_text(encoding="utf-8"), "THINKSHIP_WRITE_GOLDEN=1 writes it anew"
@@ -169,8 +169,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_values_are_refused_with_their_place(name: str) -> None:
     values, words = REFUSED[name]
-    version = ("--kube-version", "1.30.0") if "old cluster" in name else ("--kube-version", "1.34.0")
-    done = template(values, *version, check=False)
+    done = template(values, version="1.30.0" if "old cluster" in name else "1.34.0", check=False)
     assert done.returncode and words in done.stderr, done.stderr or done.stdout[:500]
 
 
@@ -180,5 +179,5 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 def test_a_release_name_that_is_too_long_for_its_parts_is_refused() -> None:
-    long = run("helm", "template", "r" * 53, str(CHART), "--values", "-", check=False, given=yaml.safe_dump(PLAIN))
+    long = template(PLAIN, release="r" * 53, check=False)
     assert long.returncode and "is too long" in long.stderr
