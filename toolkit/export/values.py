@@ -19,6 +19,8 @@ BYTES_A_SECOND = 250e6
 """A volume on a network. QwQ-32B took 200 s from a disk of its own."""
 SPARE, SHORTEST = 2, 60
 """How many times the expected seconds a start may take, and the least; a start that is cut off begins anew and never ends."""
+MOST_FILES = 1000
+"""The list is an annotation of the pod, and Kubernetes takes 256 KiB of those."""
 DRAIN = 60
 """Seconds for begun answers: vLLM's --shutdown-timeout (engines/vllm.py)."""
 
@@ -32,8 +34,8 @@ def values(several: Sequence[Served], place: Place, registry: str, secret: str) 
         files: tuple[File, ...] = ()
     else:
         files = tuple({file.path: file for one in several for file in one.files}.values())
-    if len(files) > 1000:
-        raise InvalidError(f"{len(files)} files are more than a ConfigMap holds", "take an image of the model: `thinkship images model`")
+    if len(files) > MOST_FILES:
+        raise InvalidError(f"{len(files)} files are more than a pod can be told of", "take an image of the model: `thinkship images model`")
     load = {"from": place.text.rstrip("/")} if place.remote else {}
     return {
         "name": first.name,

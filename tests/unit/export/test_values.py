@@ -47,7 +47,7 @@ def test_a_model_in_the_image_needs_no_volume_no_files_and_no_flags(exported):
     assert found["engines"]["llamacpp"]["image"] == "r.example/thinkship/smollm2-demo-llamacpp:TAG" and "args" not in found["engines"]["llamacpp"]
 
 
-def test_more_files_than_a_configmap_holds_are_refused(exported):
+def test_more_files_than_a_pod_can_be_told_of_are_refused(exported):
     many = tuple(File(f"a/{number}", 1, "0" * 64, "b") for number in range(1001))
     with pytest.raises(InvalidError, match="1001 files"):
         values([replace(exported("llamacpp"), files=many)], parse("pvc://m"), "", "key")
