@@ -15,6 +15,7 @@ from typing import Any
 
 import api_key
 import xllamacpp
+from farewell import Farewell
 
 
 def arguments() -> argparse.Namespace:
@@ -61,8 +62,12 @@ def main() -> None:
     server = xllamacpp.Server(parameters(given))
     print(f"serving {given.alias} at {server.listening_address}", flush=True)
     signal.sigwait(ends)
-    while busy(server) and not signal.sigtimedwait(ends, 0.1):  # answers in progress are finished; a second signal ends them
-        pass
+    farewell, quiet = Farewell(given.port), 0
+    # Answers in progress are finished; a second signal ends them. Twice: a request that was just read is not counted yet.
+    while quiet < 2 and not signal.sigtimedwait(ends, 0.1):
+        farewell.take_over()
+        quiet = 0 if busy(server) else quiet + 1
+    farewell.finish()
     os._exit(0)  # there is nothing to be saved, and the server's destructor may wait for requests without end
 
 
