@@ -162,6 +162,7 @@ REFUSED = {
     "a drain that is cut off": (changed(EVERYTHING, "engines/vllm/drainSeconds", 30), "30 is less than the engine's own --shutdown-timeout 60"),
     "GPUs that are not used": (changed(EVERYTHING, "engines/vllm/gpus", 2), "2, and the engine spreads over 1"),
     "an ingress to nobody": (changed(PLAIN, "ingress/enabled", True), "ingress: no engine states the host"),
+    "a route to nobody": (changed(PLAIN, "httpRoute", EVERYTHING["httpRoute"]), "httpRoute: no engine states the host"),
     "a route through nothing": (changed(EVERYTHING, "httpRoute/parentRefs", []), "names no Gateway"),
 }
 
