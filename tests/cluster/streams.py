@@ -1,4 +1,4 @@
-"""Clients that stream one chat after another and keep a log: each its own connection, kept between requests, and no second try."""
+"""Clients that stream one chat after another and keep a log, and try nothing twice."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Streams:
     model: str
     key: str
     clients: int
+    kept: bool = True
+    """Whether a client asks again on the connection that it has, as OpenAI's library does, or makes one for each request, as curl does."""
     log: list[Entry] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -52,7 +54,8 @@ class Streams:
         return [entry for entry in self.log if entry.error]
 
     def _ask(self, number: int) -> None:
-        with OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=100) as client:
+        headers = {} if self.kept else {"Connection": "close"}
+        with OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=100, default_headers=headers) as client:
             turn = 0
             while not self._stop.is_set():
                 turn += 1

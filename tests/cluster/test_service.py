@@ -16,7 +16,8 @@ from streams import Streams
 
 Values = Callable[..., dict[str, Any]]
 CLIENTS = 8
-DEPLOYMENTS = {"llamacpp": 8080, "ollama": 11434}
+LETS_GO = {"llamacpp": True, "ollama": False}
+"""Whether an engine that is to end closes a connection with the answer that it is waiting for; Ollama's clients make one for each request here."""
 
 
 def ready(namespace: Namespace, engine: str) -> int:
@@ -86,11 +87,11 @@ print(pathlib.Path("/var/run/secrets/kubernetes.io").exists())
     assert found[5] == "False", "no token of a service account"
 
 
-@pytest.mark.parametrize("engine", DEPLOYMENTS)
+@pytest.mark.parametrize("engine", LETS_GO)
 def test_a_rolling_update_loses_no_answer_of_eight_streaming_clients(engine: str, namespace: Namespace, served: Any) -> None:
     given, url, key = served(engine, replicas=2)
     before = {pod["metadata"]["name"] for pod in namespace.pods(engine)}
-    with Streams(url, "smollm2-demo", key, CLIENTS) as streams:
+    with Streams(url, "smollm2-demo", key, CLIENTS, kept=LETS_GO[engine]) as streams:
         wait_for(lambda: len(streams.log) >= CLIENTS, 120, "every client has had an answer")
         changed = deepcopy(given) | {"pod": {"annotations": {"rolled": "1"}}}
         began = time.monotonic()
