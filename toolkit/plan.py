@@ -67,7 +67,7 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
-        yield from _gguf_drafts(recipe, slices, "ollama" in engines)
+        yield from _gguf_drafts(lock, slices, "ollama" in engines)
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
@@ -87,9 +87,12 @@ def _report_digest() -> str:
     return digest_files((*program_files(folder / "__init__.py"), *sorted(folder.glob("page.*"))))
 
 
-def _gguf_drafts(recipe: Recipe, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
-    reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]]}}
-    yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": "merge", "dataset": "dataset"}), []
+def _gguf_drafts(lock: Lock, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
+    recipe = lock.recipe
+    reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]], "imatrix": None}}
+    given = recipe.gguf.imatrix.path if recipe.gguf.imatrix else None
+    paths, content = ({"recipe_dir": lock.folder}, [content_of_path(lock.folder / given, "gguf/imatrix")]) if given else ({}, [])
+    yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": "merge", "dataset": "dataset"}, paths), content
     yield Step("gguf-base", STAGES["gguf"], reference, {"model": "base", "dataset": "dataset"}), []
     if modelfile:
         templates = [digest_files(tuple(sorted(MODELFILES.glob(f"{recipe.base.family}.*")) + sorted(MODELFILES.glob("Modelfile.j2"))))]
