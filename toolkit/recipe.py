@@ -190,6 +190,9 @@ class Gguf(Section):
     """Least share of tokens at which a file and the reference find the same one likeliest."""
     max_perplexity_growth: dict[GgufType, Annotated[float, Field(gt=0)]] = {"q8_0": 0.02, "q4_k_m": 0.1}  # noqa: RUF012 - pydantic copies it
     """Largest growth of the perplexity over the reference's, 0.02 for 2 %."""
+    source: Literal["merge", "one_pass"] = "merge"
+    """`merge` converts the merged checkpoint; `one_pass` merges base and adapter while they are converted, and leaves no merged checkpoint on the
+    disk: for releases that are served by llama.cpp or Ollama alone. Its weights are those of merging onto the base as it is stored."""
     imatrix: Imatrix | None = None
     """Importance matrix for every type but q8_0, which has no use for one."""
     rows: Annotated[int, Field(gt=0)] = 8
@@ -290,6 +293,8 @@ class Recipe(Section):
     def _served_file_is_made(self) -> Recipe:
         if self.modelfile.gguf not in self.gguf.types:
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
+        if self.gguf.source == "one_pass" and (others := sorted({*self.serve.engines} - {"llamacpp", "ollama"})):
+            raise ValueError(f"serve.engines: {', '.join(others)} serve the merged checkpoint, which gguf.source: one_pass does not leave")
         if self.train.engine == "unsloth" and self.base.think.add_tokens:
             raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
         if self.verify.task and not self.dataset.columns.expected:

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import runpy
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +142,6 @@ def given(model: Checkpoint, adapter: Adapter | None, kind: torch.dtype) -> Iter
     def index_tensors(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
         if adapter:
             self.hparams.pop("quantization_config", None)
-            self.hparams |= {"vocab_size": adapter.vocabulary} if adapter.vocabulary else {}
         named = ((name, lambda rows=rows: LazyRows(rows, rows.kind)) for name, rows in sorted(tensors(model, adapter, kind)))
         return dict(kept for item in named if (kept := self.filter_tensors(item)))
 
@@ -163,6 +163,9 @@ def convert(model: Path, target: Path, kind: str, adapter: Path | None = None, d
     """
     checkpoint = Checkpoint(model)
     laid = Adapter(checkpoint, adapter) if adapter else None
+    if laid and laid.vocabulary:
+        message = f"the adapter brings a vocabulary of {laid.vocabulary} rows, and the base's tokenizer is the one that is converted"
+        raise ProgramError(message, "set gguf.source: merge", INVALID)
     argv = [str(CONVERTER), str(model), "--outfile", str(target), "--outtype", kind]
     with given(checkpoint, laid, getattr(torch, dtype)), contextlib.redirect_stdout(sys.stderr), _argv(argv):
         try:
@@ -170,6 +173,12 @@ def convert(model: Path, target: Path, kind: str, adapter: Path | None = None, d
         except SystemExit as end:
             if end.code:
                 raise ProgramError(f"llama.cpp's converter ended with exit code {end.code}", "see the log above its last line", FAILED) from end
+        except (ProgramError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            message = f"llama.cpp's converter gave up: {type(error).__name__}: {error}"
+            raise ProgramError(message, "see the log: the checkpoint is of a kind that it does not know, or not whole", FAILED) from error
 
 
 @contextlib.contextmanager

@@ -1,16 +1,17 @@
 """Convert an HF checkpoint to a 16-bit GGUF, quantise it, and prove each file against the checkpoint and the 16-bit one.
 
-Inputs: model (model/ in HF layout), dataset (train.jsonl, eval.jsonl). Leaves model-<type>.gguf for each of gguf.types, imatrix.gguf where
+Inputs: model (model/ in HF layout), dataset (train.jsonl, eval.jsonl); with gguf.source: one_pass base and train (adapter/) too, whose sum the
+files are, and model is one without weights. Leaves model-<type>.gguf for each of gguf.types, imatrix.gguf where
 gguf.imatrix asks for one, and gguf.json.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
-import subprocess
-import sys
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from program import BROKEN, FAILED, INVALID, Args, ProgramError, note, progress, run
+from program import BROKEN, INVALID, Args, ProgramError, note, progress, run
 
 T = TypeVar("T")
 Rows = list[tuple[list[int], int]]
@@ -36,7 +37,8 @@ def main(args: Args) -> int:
     reference, *others = wanted["types"]
     files = {kind: args.output / f"model-{kind}.gguf" for kind in (reference, *others)}
     matrix = args.output / "imatrix.gguf" if wanted["imatrix"] else None
-    convert(model, files[reference], reference)
+    stored, adapter, dtype = origin(args)
+    convert(stored, files[reference], reference, adapter, dtype)
     apart(_finite, files[reference])
     made_of = apart(_matrix, files[reference], matrix, training_rows(args, model), others) if matrix else None
     tensors = apart(_quantize, files[reference], {kind: files[kind] for kind in others}, matrix)
@@ -44,7 +46,7 @@ def main(args: Args) -> int:
     yardstick = args.scratch / "reference.npy"
     measured = examine(files, model, prompt, rows, yardstick)
     for kind, seen in measured.items():
-        same_weights(kind, int(seen.pop("weights")), model)
+        same_weights(kind, int(seen.pop("weights")), stored)
     if matrix and wanted["imatrix"]["compare"]:
         for kind in filter(guided, others):
             measured[kind] |= unguided(files[reference], kind, args.scratch / f"plain-{kind}.gguf", rows, yardstick)
@@ -59,15 +61,25 @@ def main(args: Args) -> int:
     return 0
 
 
-def convert(model: Path, target: Path, kind: str) -> None:
-    """Run llama.cpp's converter on the checkpoint; its own words are the log."""
-    from sources import CONVERTER
+def origin(args: Args) -> tuple[Path, Path | None, str]:
+    """Return the checkpoint whose weights are converted, the adapter that is merged into them meanwhile, and the type of the sum."""
+    if args.recipe["gguf"]["source"] == "merge":
+        return args.inputs["model"] / "model", None, ""
+    return args.inputs["base"] / "model", args.inputs["train"] / "adapter", args.recipe["dtype"]
 
-    progress(0, 1, "file", f"converting to {kind}")
-    made = subprocess.run([sys.executable, str(CONVERTER), str(model), "--outfile", str(target), "--outtype", kind], stdout=sys.stderr, check=False)
-    if made.returncode:
-        raise ProgramError(f"llama.cpp's converter ended with exit code {made.returncode}", "see the log above its last line", FAILED)
+
+def convert(model: Path, target: Path, kind: str, adapter: Path | None = None, dtype: str = "") -> None:
+    """Run llama.cpp's converter on the checkpoint; its own words are the log."""
+    what = f"merging and converting to {kind}" if adapter else f"converting to {kind}"
+    progress(0, 1, "file", what)
+    apart(_converted, target, model, kind, adapter, dtype)
     progress(1, 1, "file", f"converted to {kind}")
+
+
+def _converted(target: Path, model: Path, kind: str, adapter: Path | None, dtype: str) -> None:
+    import converter
+
+    converter.convert(model, target, kind, adapter, dtype or "float32")
 
 
 def apart(function: Callable[..., T], gguf: Path, *given: Any) -> T:
@@ -75,6 +87,9 @@ def apart(function: Callable[..., T], gguf: Path, *given: Any) -> T:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(function, gguf, *given).result()
+        except OSError as error:
+            # numpy says only in words that a file got less than it was given
+            raise OSError(errno.ENOSPC, "no space left", gguf.name) if re.search(r"requested and \d+ written", str(error)) else error from None
         except BrokenProcessPool:
             message = f"llama.cpp ended the process while it read {gguf.name}"
             raise ProgramError(message, "mend what the log's last lines name in the checkpoint", BROKEN) from None

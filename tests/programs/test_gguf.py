@@ -28,6 +28,7 @@ def recipe(types: list[str], limits: dict[str, float], **others: Any) -> dict[st
             "rows": 8,
             "size_limit": None,
             "imatrix": None,
+            "source": "merge",
             **others,
         }
     }

@@ -71,7 +71,7 @@ def test_a_type_that_does_not_exist_is_told_with_the_nearest(demo_text):
 def test_a_type_that_is_garbage_without_an_importance_matrix_is_refused(demo_text):
     poor = demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [f16, q8_0, q4_k_m, iq2_m]")
     assert "iq2_m: garbage without an importance matrix" in faults(poor)[0]
-    assert parse(poor.replace("  rows: 8\n", "  rows: 8\n  imatrix: {rows: 64}\n"), "x.yml").gguf.imatrix.compare
+    assert recipe_file.parse(poor.replace("  rows: 8\n", "  rows: 8\n  imatrix: {rows: 64}\n"), "x.yml").gguf.imatrix.compare
 
 
 @pytest.mark.parametrize("matrix", ["{}", "{rows: 8, path: x.gguf}"])
