@@ -73,7 +73,7 @@ def _messages(error: ValidationError, name: str) -> Iterator[str]:
         if item["type"] == "extra_forbidden":
             text = f"unknown key{_did_you_mean(location)}"
         elif item["type"] == "literal_error" and (near := _near(item["input"], item.get("ctx", {}).get("expected", ""))):
-            text = f"{item['input']!r} is none of the known values; did you mean {near}?"
+            text += f"; did you mean {near}?"
         elif item["type"] == "missing":
             text = "is required"
         yield f"{name}: {'/'.join(map(str, location)) or 'recipe'}: {text[0].lower() + text[1:]}"

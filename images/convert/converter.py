@@ -127,9 +127,13 @@ def pack_q8_0(rows: np.ndarray) -> np.ndarray:
 
 
 def tensors(model: Checkpoint, adapter: Adapter | None, kind: torch.dtype) -> Iterator[tuple[str, Rows]]:
-    """Yield every weight as a merge would leave it: in `kind`, apart from those that the base holds wider than its others."""
+    """Yield every weight as a merge would leave it: in `kind`, apart from those that the base holds wider than its others.
+
+    They come in the converter's own order: file by file, and in a file by name.
+    """
     usual = model.dtype
-    for name, weight in model.weights.items():
+    for name in (name for file in sorted(model.files) for name in sorted(model.files[file])):
+        weight = model.weights[name]
         odd = not weight.dtype.is_floating_point or weight.dtype.itemsize > usual.itemsize
         change = adapter.changes.get(name) if adapter else None
         yield name, Rows(weight, change, weight.dtype if odd or not adapter else kind)
@@ -142,7 +146,7 @@ def given(model: Checkpoint, adapter: Adapter | None, kind: torch.dtype) -> Iter
     def index_tensors(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
         if adapter:
             self.hparams.pop("quantization_config", None)
-        named = ((name, lambda rows=rows: LazyRows(rows, rows.kind)) for name, rows in sorted(tensors(model, adapter, kind)))
+        named = ((name, lambda rows=rows: LazyRows(rows, rows.kind)) for name, rows in tensors(model, adapter, kind))
         return dict(kept for item in named if (kept := self.filter_tensors(item)))
 
     own = base.ModelBase.index_tensors, gguf.quants.Q8_0.quantize_rows
