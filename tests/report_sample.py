@@ -43,10 +43,12 @@ FACTS: dict[str, Any] = {
             "f16": _file(270890112, (0.0, 0.0, 0.0), 1.0, 1.00218, 16.004),
             "q8_0": _file(144814176, (3.6e-05, 0.0007, 0.0037), 1.0, 1.00223, 8.506),
             "q6_k": _file(138511296, (0.00021, 0.0042, 0.021), 1.0, 1.00231, 8.13),
-            "q4_k_m": _file(105457248, (0.00183, 0.034, 0.278), 0.997, 1.00373, 6.165),
+            "q4_k_m": _file(105457248, (0.00183, 0.034, 0.278), 0.997, 1.00373, 6.165)
+            | {"plain": {"mean_kl": 0.00244, "p99_kl": 0.041, "top1": 0.997, "perplexity": 1.0041}},
         },
         "limits": {"max_kl": {"q8_0": 0.01, "q4_k_m": 0.2}, "min_top1": {"q4_k_m": 0.85}, "max_perplexity_growth": {}},
         "size_limit": 140.0,
+        "imatrix": {"file": "imatrix.gguf", "from": "the training rows", "texts": 64, "tokens": 4700},
     },
     "dataset": {"train": {"read": 3003, "kept": 3000, "dropped": {"too long": 3}}, "eval": {"read": 237, "kept": 237}, "longest_row": 69},
 }

@@ -39,10 +39,10 @@ def _missing(directory: Path, *names: str) -> Iterator[str]:
     yield from (f"{name}: is missing" for name in names if not (directory / name).is_file())
 
 
-def _model(directory: Path, think: Mapping[str, Any]) -> Iterator[str]:
-    """Check an HF checkpoint: its files, and that the think tags are single tokens which the weights have rows for."""
+def _model(directory: Path, think: Mapping[str, Any], weights: bool = True) -> Iterator[str]:
+    """Check an HF checkpoint, or one without its weights: its files, and that the think tags are single tokens which the weights have rows for."""
     missing = list(_missing(directory, *MODEL_FILES))
-    if missing or not list(directory.glob("*.safetensors")):
+    if missing or (weights and not list(directory.glob("*.safetensors"))):
         yield from missing or ["no *.safetensors"]
         return
     config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
@@ -95,6 +95,11 @@ def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"merge.json: logits differ from base + adapter by {seen}, more than {limit}"
 
 
+def _reference(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield from _model(directory / "model", recipe["think"], weights=False)
+    yield from _missing(directory, "probes.jsonl", "tokens.jsonl", "reference.json")
+
+
 def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     measured = _json(directory / "gguf.json")["types"]
     for kind in recipe["gguf"]["types"]:
@@ -129,6 +134,7 @@ CONTRACTS: dict[str, Check] = {
     "dataset": _dataset,
     "train": _train,
     "merge": _merge,
+    "reference": _reference,
     "gguf": _gguf,
     "modelfile": _modelfile,
     "serve": _serve,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.artifact import digest
+from toolkit.errors import InvalidError
 from toolkit.recipe import EngineName, Recipe
 from toolkit.resolve import Lock, content_of_path
 from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
@@ -65,14 +66,28 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]
     yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
     yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
-    yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
+    tuned = _tuned(recipe)
+    _require_merge(recipe, engines)
+    yield Step(tuned, STAGES[tuned], slices[tuned], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
-        yield from _gguf_drafts(recipe, slices, "ollama" in engines)
+        yield from _gguf_drafts(lock, slices, "ollama" in engines)
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
+
+
+def _tuned(recipe: Recipe) -> str:
+    """Return the step that leaves the tuned model: whole, or what tells of it beside the GGUF files that are made of base and adapter."""
+    return "reference" if recipe.gguf.source == "one_pass" else "merge"
+
+
+def _require_merge(recipe: Recipe, engines: tuple[EngineName, ...]) -> None:
+    others = [engine for engine in engines if engine not in ("llamacpp", "ollama")]
+    if others and recipe.gguf.source == "one_pass":
+        message = f"{', '.join(others)} serve the merged checkpoint, which gguf.source: one_pass does not leave"
+        raise InvalidError(message, "set gguf.source: merge, or serve with llamacpp or ollama")
 
 
 def _other_lock(stage: Stage, recipe: Mapping[str, Any]) -> list[str]:
@@ -87,13 +102,18 @@ def _report_digest() -> str:
     return digest_files((*program_files(folder / "__init__.py"), *sorted(folder.glob("page.*"))))
 
 
-def _gguf_drafts(recipe: Recipe, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
-    reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]]}}
-    yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": "merge", "dataset": "dataset"}), []
+def _gguf_drafts(lock: Lock, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
+    recipe = lock.recipe
+    reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]], "imatrix": None, "source": "merge"}}
+    given = recipe.gguf.imatrix.path if recipe.gguf.imatrix else None
+    paths, content = ({"recipe_dir": lock.folder}, [content_of_path(lock.folder / given, "gguf/imatrix")]) if given else ({}, [])
+    tuned = _tuned(recipe)
+    merged = {"base": "base", "train": "train"} if tuned == "reference" else {}
+    yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": tuned, **merged, "dataset": "dataset"}, paths), content
     yield Step("gguf-base", STAGES["gguf"], reference, {"model": "base", "dataset": "dataset"}), []
     if modelfile:
         templates = [digest_files(tuple(sorted(MODELFILES.glob(f"{recipe.base.family}.*")) + sorted(MODELFILES.glob("Modelfile.j2"))))]
-        yield Step("modelfile", STAGES["modelfile"], slices["modelfile"], {"gguf": "gguf", "model": "merge", "dataset": "dataset"}), templates
+        yield Step("modelfile", STAGES["modelfile"], slices["modelfile"], {"gguf": "gguf", "model": tuned, "dataset": "dataset"}), templates
         base = {**slices["modelfile"], "modelfile": {**slices["modelfile"]["modelfile"], "gguf": recipe.gguf.types[0]}}
         yield Step("modelfile-base", STAGES["modelfile"], base, {"gguf": "gguf-base", "model": "base", "dataset": "dataset"}), templates
 
@@ -114,7 +134,7 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
 def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> Step:
     """Return the step, without its id, that starts one engine on one variant of the base or the tuned model and observes it."""
     tail = "-base" if base else ""
-    inputs = {"model": "base" if base else "merge", "dataset": "dataset"}
+    inputs = {"model": "base" if base else _tuned(recipe), "dataset": "dataset"}
     if engine in ("llamacpp", "ollama"):
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -71,6 +72,8 @@ def _messages(error: ValidationError, name: str) -> Iterator[str]:
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             text = f"unknown key{_did_you_mean(location)}"
+        elif item["type"] == "literal_error" and (near := _near(item["input"], item.get("ctx", {}).get("expected", ""))):
+            text += f"; did you mean {near}?"
         elif item["type"] == "missing":
             text = "is required"
         yield f"{name}: {'/'.join(map(str, location)) or 'recipe'}: {text[0].lower() + text[1:]}"
@@ -85,6 +88,11 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
     keys = _keys_at(location[:-1])
     near = difflib.get_close_matches(str(location[-1]), keys, 1)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(keys)}"
+
+
+def _near(given: object, expected: str) -> str:
+    """Return the nearest of pydantic's listed values ('a', 'b' or 'c'), nothing where none is near."""
+    return next(iter(difflib.get_close_matches(str(given).lower(), re.findall(r"'([^']+)'", expected), 1)), "")
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

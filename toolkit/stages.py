@@ -79,8 +79,13 @@ def _merge(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _reference(recipe: Recipe) -> dict[str, Any]:
+    return {"dtype": recipe.merge.dtype, "think": recipe.base.think.model_dump(), "seed": recipe.seed}
+
+
 def _gguf(recipe: Recipe) -> dict[str, Any]:
-    return {"gguf": recipe.gguf.model_dump(mode="json")}
+    dtype = {"dtype": recipe.merge.dtype} if recipe.gguf.source == "one_pass" else {}
+    return {"gguf": recipe.gguf.model_dump(mode="json"), **dtype}
 
 
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
@@ -104,6 +109,7 @@ STAGES: dict[str, Stage] = {
         Stage("dataset", "images/train/prepare_dataset.py", _dataset, network=True),
         Stage("train", "images/train/train.py", _train, disk=0.5, lock=_train_lock),
         Stage("merge", "images/train/merge.py", _merge),
+        Stage("reference", "images/train/reference.py", _reference, disk=0.01),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
         Stage("modelfile", "toolkit/render.py", _modelfile),
         Stage("serve", "toolkit/verify/observe.py", _serve),

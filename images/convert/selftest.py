@@ -39,7 +39,16 @@ def work(folder: Path) -> dict[str, Any]:
         place.mkdir()
     tiny.write_checkpoint(places["model"] / "model")
     tiny.write_rows(places["dataset"] / "eval.jsonl", 4)
-    recipe = {"types": TYPES, "max_kl": {"q8_0": 0.05}, "min_top1": {}, "max_perplexity_growth": {}, "rows": 8, "size_limit": None}
+    recipe = {
+        "types": TYPES,
+        "max_kl": {"q8_0": 0.05},
+        "min_top1": {},
+        "max_perplexity_growth": {},
+        "rows": 8,
+        "size_limit": None,
+        "imatrix": None,
+        "source": "merge",
+    }
     to_gguf.main(Args(places, places["gguf"], places["scratch"], {"gguf": recipe}))
     made = json.loads((places["gguf"] / "gguf.json").read_text(encoding="utf-8"))["types"]
     return {kind: {"bytes": made[kind]["bytes"], "mean_kl": made[kind]["mean_kl"]} for kind in TYPES}

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from skips import skip_or_fail
 
-from toolkit.runners.tools import lacking_for_ollama, ollama
 from toolkit.stages import IMAGES
 
 PROGRAM = IMAGES / "convert" / "to_gguf.py"
@@ -21,7 +19,19 @@ LIMITS = {"q8_0": 0.01, "q4_k_m": 0.2}
 
 
 def recipe(types: list[str], limits: dict[str, float], **others: Any) -> dict[str, Any]:
-    return {"gguf": {"types": types, "max_kl": limits, "min_top1": {}, "max_perplexity_growth": {}, "rows": 8, "size_limit": None, **others}}
+    return {
+        "gguf": {
+            "types": types,
+            "max_kl": limits,
+            "min_top1": {},
+            "max_perplexity_growth": {},
+            "rows": 8,
+            "size_limit": None,
+            "imatrix": None,
+            "source": "merge",
+            **others,
+        }
+    }
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +48,8 @@ def dataset(tmp_path_factory) -> Path:
     prompt = "<|im_start|>user\nWhat is {} + {}?<|im_end|>\n<|im_start|>assistant\n<think>\n"
     rows = [{"prompt": prompt.format(n, n), "completion": f"Twice {n} is {2 * n}.\n</think>\n\n{2 * n}<|im_end|>"} for n in (12, 34, 56)]
     (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows = [{"prompt": prompt.format(n, n), "completion": f"Twice {n} is {2 * n}.\n</think>\n\n{2 * n}<|im_end|>"} for n in range(10, 19)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -87,31 +99,6 @@ def test_it_says_which_types_the_tensors_really_got(made):
 
 def test_scratch_is_left_empty_of_log_probabilities(made):
     assert [path.name for path in (made.output.parent / "scratch").iterdir()] == ["args.json"]
-
-
-@pytest.mark.parametrize("kind", TYPES[1:])
-def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, kind, tmp_path):
-    if lacking_for_ollama():
-        skip_or_fail(f"llama-quantize comes with Ollama, which needs {', '.join(lacking_for_ollama())}")
-    program = ollama().resolve().parent.parent / "lib" / "ollama" / "llama-quantize"
-    if not program.is_file():
-        skip_or_fail("the Ollama on PATH has no llama-quantize beside it")
-    theirs = tmp_path / "theirs.gguf"
-    subprocess.run([str(program), str(made.output / "model-f16.gguf"), str(theirs), kind, "2"], check=True, capture_output=True)
-    assert inside(convert_python, theirs) == inside(convert_python, made.output / f"model-{kind}.gguf")
-
-
-def inside(python: Path, gguf: Path) -> dict[str, list[str]]:
-    """Return type and SHA-256 of each tensor, and of the metadata; the order in the file is llama-quantize's own affair."""
-    code = """if True:
-        import hashlib, json, sys
-        from sources import gguf
-        reader = gguf.GGUFReader(sys.argv[1])
-        seen = {t.name: [t.tensor_type.name, hashlib.sha256(t.data.tobytes()).hexdigest()] for t in reader.tensors}
-        meta = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-        print(json.dumps(seen | {"metadata": ["", json.dumps(meta, sort_keys=True)]}))"""
-    done = subprocess.run([str(python), "-c", code, str(gguf)], check=True, capture_output=True, text=True, env=beside_program())
-    return json.loads(done.stdout)
 
 
 def beside_program() -> dict[str, str]:
@@ -190,3 +177,27 @@ def test_other_token_ids_are_a_fault_for_each_text(f16, broken, convert_python):
     edit(path, added_tokens=added)
     found = faults(convert_python, f16, broken / "model")
     assert found and all("<think>" in fault for fault in found)
+
+
+def test_an_importance_matrix_of_training_rows_is_left_and_compared_with_none(run_program, convert_python, tiny, dataset, made, tmp_path):
+    wanted = recipe(["f16", "q8_0", "q4_k_m"], {}, imatrix={"rows": 4, "path": None, "compare": True})
+    done = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset}, wanted, tmp_path)
+    assert done.code == 0, done.events[-1:] or done.log[-2000:]
+    report = json.loads((done.output / "gguf.json").read_text(encoding="utf-8"))
+    plain = json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))["types"]["q4_k_m"]
+    assert report["imatrix"]["texts"] == 4 and report["imatrix"]["from"] == "the training rows" and report["imatrix"]["tokens"] > 100
+    assert report["types"]["q4_k_m"]["plain"] == {name: plain[name] for name in ("mean_kl", "p99_kl", "top1", "perplexity")}
+    assert report["types"]["q4_k_m"]["mean_kl"] != plain["mean_kl"] and "plain" not in report["types"]["q8_0"]
+    assert report["types"]["q8_0"]["sha256"] == json.loads((made.output / "gguf.json").read_text(encoding="utf-8"))["types"]["q8_0"]["sha256"]
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["args.json"] and (done.output / "imatrix.gguf").is_file()
+    # the same matrix, given as a file, makes the same file
+    (tmp_path / "recipe").mkdir()
+    shutil.copy(done.output / "imatrix.gguf", tmp_path / "recipe" / "mine.gguf")
+    wanted = recipe(["f16", "q4_k_m"], {}, imatrix={"rows": None, "path": "mine.gguf", "compare": False})
+    again = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset, "recipe_dir": tmp_path / "recipe"}, wanted, tmp_path / "again")
+    assert again.code == 0, again.events[-1:] or again.log[-2000:]
+    types = json.loads((again.output / "gguf.json").read_text(encoding="utf-8"))["types"]
+    assert types["q4_k_m"]["mean_kl"] == report["types"]["q4_k_m"]["mean_kl"] and "plain" not in types["q4_k_m"]
+    (tmp_path / "recipe" / "mine.gguf").write_bytes(b"GGUF")
+    again = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset, "recipe_dir": tmp_path / "recipe"}, wanted, tmp_path / "bad")
+    assert again.code == 3 and again.error["message"].startswith("mine.gguf is no importance matrix: ")

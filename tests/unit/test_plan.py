@@ -10,7 +10,7 @@ from toolkit import plan as plan_module
 from toolkit import stages
 from toolkit.errors import InvalidError
 from toolkit.plan import plan, until
-from toolkit.recipe import Recipe
+from toolkit.recipe import Imatrix, Recipe
 from toolkit.resolve import resolve
 from toolkit.sources import PathSource
 from toolkit.stages import ROOT
@@ -75,6 +75,31 @@ def moved(before, after):
 def test_a_change_moves_only_what_depends_on_it(demo, demo_folder, section, values, stays):
     before, after = steps(demo, demo_folder), steps(changed(demo, **{section: values}), demo_folder)
     assert set(before) - moved(before, after) == stays
+
+
+def test_a_release_in_one_pass_has_no_merged_checkpoint(demo, demo_folder):
+    gguf = {"source": "one_pass"}
+    planned = steps(changed(demo, gguf=gguf), demo_folder, ("llamacpp", "ollama"))
+    assert "merge" not in planned and planned["gguf"].inputs == {"model": "reference", "base": "base", "train": "train", "dataset": "dataset"}
+    assert planned["gguf"].recipe["dtype"] == "bfloat16" and planned["gguf-base"].recipe["gguf"]["source"] == "merge"
+    assert all(step.inputs["model"] == "reference" for name, step in planned.items() if name.startswith("serve") and not name.endswith("-base"))
+    before = steps(demo, demo_folder, ("llamacpp", "ollama"))
+    assert planned["gguf-base"].id == before["gguf-base"].id and planned["gguf"].id != before["gguf"].id
+    with pytest.raises(InvalidError, match="vllm serve the merged checkpoint"):
+        steps(changed(demo, gguf=gguf), demo_folder, ("llamacpp", "vllm"))
+
+
+def test_an_importance_matrix_moves_the_tuned_files_alone_and_a_given_one_by_its_content(demo, demo_folder, tmp_path):
+    with_rows = steps(changed(demo, gguf={"imatrix": Imatrix(rows=8)}), demo_folder)
+    assert moved(steps(demo, demo_folder), with_rows) & {"gguf", "gguf-base", "merge"} == {"gguf"}
+    shutil.copytree(demo_folder / "data", tmp_path / "data")
+    given, ids = changed(demo, gguf={"imatrix": Imatrix(path="mine.gguf")}), []
+    with pytest.raises(InvalidError, match=r"gguf/imatrix/path: .*mine\.gguf does not exist"):
+        steps(given, tmp_path)
+    for content in (b"one", b"two"):
+        (tmp_path / "mine.gguf").write_bytes(content)
+        ids.append(steps(given, tmp_path)["gguf"].id)
+    assert ids[0] != ids[1] and steps(given, tmp_path)["gguf"].paths == {"recipe_dir": tmp_path}
 
 
 def test_changed_data_moves_the_dataset_but_not_the_base(demo, demo_folder, tmp_path):

@@ -16,10 +16,10 @@ def test_every_copy_of_program_py_is_the_same():
     assert len(copies) >= 2 and len({path.read_bytes() for path in copies}) == 1
 
 
-@pytest.mark.parametrize("name", ["tensor_files.py", "adapter_delta.py", "adapter.py"])
-def test_every_copy_of_what_merges_a_weight_is_the_same(name):
+@pytest.mark.parametrize("name", ["adapter.py", "adapter_delta.py", "tensor_files.py"])
+def test_what_merges_is_the_same_in_every_room(name):
     copies = sorted(IMAGES.glob(f"*/{name}"))
-    assert copies and len({path.read_bytes() for path in copies}) == 1
+    assert len(copies) == 2 and len({path.read_bytes() for path in copies}) == 1
 
 
 def test_every_stage_program_is_there():

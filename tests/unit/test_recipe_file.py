@@ -63,6 +63,23 @@ def test_the_served_file_must_be_made(demo_text):
     assert "modelfile.gguf is q6_k" in faults(demo_text.replace("gguf: q8_0", "gguf: q6_k"))[0]
 
 
+def test_a_type_that_does_not_exist_is_told_with_the_nearest(demo_text):
+    (fault,) = faults(demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [f16, q8_0, q4_k_m, Q4_KM]"))
+    assert fault.startswith("x.yml: gguf/types/3: input should be 'f16', 'bf16'") and fault.endswith("; did you mean q4_k_m?")
+
+
+def test_a_type_that_is_garbage_without_an_importance_matrix_is_refused(demo_text):
+    poor = demo_text.replace("types: [f16, q8_0, q4_k_m]", "types: [f16, q8_0, q4_k_m, iq2_m]")
+    assert "iq2_m: garbage without an importance matrix" in faults(poor)[0]
+    assert recipe_file.parse(poor.replace("  rows: 8\n", "  rows: 8\n  imatrix: {rows: 64}\n"), "x.yml").gguf.imatrix.compare
+
+
+@pytest.mark.parametrize("matrix", ["{}", "{rows: 8, path: x.gguf}"])
+def test_an_importance_matrix_has_one_origin(demo_text, matrix):
+    text = demo_text.replace("  rows: 8\n", f"  rows: 8\n  imatrix: {matrix}\n")
+    assert "gguf/imatrix: state rows, such as 64, or the path of a file that llama-imatrix wrote" in faults(text)[0]
+
+
 def test_a_task_needs_an_expected_column(demo_text):
     assert "verify.task needs" in faults(demo_text.replace(", expected: Expected", ""))[0]
 

@@ -9,8 +9,12 @@ from toolkit.fit.shape import Checkpoint, Shape
 from toolkit.fit.training import Training, adapter_parameters
 from toolkit.recipe import EngineName, GgufType, Recipe
 
-BITS: dict[GgufType, float] = {"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q4_k_m": 4.85, "q4_0": 4.55}
-"""Bits a weight in a GGUF file, as llama.cpp's quantiser prints them; a 32B model's q4_k_m is 19.9 GB."""
+BITS: dict[GgufType, float] = {
+    **{"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q5_k_s": 5.57, "q4_k_m": 4.85, "q4_k_s": 4.67, "q4_0": 4.55},
+    **{"q3_k_l": 4.3, "q3_k_m": 4.0, "q3_k_s": 3.64, "q2_k": 3.16, "iq4_nl": 4.68, "iq4_xs": 4.46, "iq3_m": 3.76, "iq3_s": 3.66, "iq3_xs": 3.5},
+    **{"iq3_xxs": 3.25, "iq2_m": 2.93, "iq2_s": 2.74, "iq2_xs": 2.59, "iq2_xxs": 2.38},
+}
+"""Bits a weight in a GGUF file, as llama.cpp's quantiser prints them (tools/quantize/README.md); a 32B model's q4_k_m is 19.9 GB."""
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MERGE_MEMORY = 1 << 30
 """Bytes of memory in which a model of any size is merged (images/train/merged_checkpoint.py)."""

@@ -37,6 +37,16 @@ class Numbers(Observed):
     """Of one request, thinking included."""
 
 
+class PlainFile(BaseModel):
+    """The same quantisation without the importance matrix."""
+
+    model_config = OPEN
+    mean_kl: float | None = None
+    p99_kl: float | None = None
+    top1: float | None = None
+    perplexity: float | None = None
+
+
 class GgufFile(BaseModel):
     """One GGUF file, held against the 16-bit one on held-out rows."""
 
@@ -53,6 +63,17 @@ class GgufFile(BaseModel):
     perplexity: float | None = None
     perplexity_growth: float | None = None
     """Over the reference's, 0.02 for 2 %."""
+    plain: PlainFile | None = None
+    """What the importance matrix gains; none where there is no matrix, or where the type cannot do without."""
+
+
+class Matrix(BaseModel):
+    """The importance matrix that the files are made with."""
+
+    model_config = OPEN
+    texts: int | None = None
+    """Texts that it was collected on."""
+    tokens: int | None = None
 
 
 class Gguf(BaseModel):
@@ -67,6 +88,7 @@ class Gguf(BaseModel):
     """The recipe's: max_kl, min_top1 and max_perplexity_growth, each by quantisation."""
     size_limit: float | None = None
     """Largest file that can be used, in MB."""
+    imatrix: Matrix | None = None
 
 
 class Facts(BaseModel):

@@ -122,6 +122,21 @@ def files(gguf: Document) -> list[File]:
     return [File(kind, seen, _limits(kind, gguf)) for kind, seen in gguf.get("types", {}).items()]
 
 
+def guidance(gguf: Document) -> list[str]:
+    """Say of each file what the importance matrix gained, and of all what it was made of; nothing where there is none."""
+    matrix = gguf.get("imatrix")
+    if not matrix:
+        return []
+    gains = [_gain(kind, seen) for kind, seen in gguf.get("types", {}).items() if seen.get("plain")]
+    return [f"importance matrix from {matrix['texts']} texts of {matrix['tokens']} tokens: {'; '.join(gains) or 'not compared with none'}"]
+
+
+def _gain(kind: str, seen: Document) -> str:
+    before, after = seen["plain"]["mean_kl"], seen["mean_kl"]
+    change = f" ({after / before - 1:+.0%})" if before else ""
+    return f"{kind} mean KL {after:.5f} instead of {before:.5f}{change}"
+
+
 def _limits(kind: str, gguf: Document) -> str:
     broken = breaches(kind, gguf)
     if broken:

@@ -42,6 +42,7 @@ def html(report: Document) -> str:
         matrix=facts.matrix(observed.get("agreement", [])),
         transcripts=facts.transcripts(report),
         files=facts.files(gguf),
+        guidance=facts.guidance(gguf),
         best=recommended(gguf) if gguf.get("types") else None,
         dataset=facts.audit(observed.get("dataset") or {}),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -11,7 +11,7 @@ from rich.table import Table
 from toolkit import console
 from toolkit.quality import recommended
 from toolkit.report.difference import Difference
-from toolkit.report.facts import Document, comparison, files, grid, reasons
+from toolkit.report.facts import Document, comparison, files, grid, guidance, reasons
 
 NOTES = 3
 """Notes on differing answers that the terminal shows."""
@@ -59,6 +59,8 @@ def _show_files(gguf: Document) -> None:
         table.add_row(*row.cells())
     console.say("")
     console.show(table)
+    for words in guidance(gguf):
+        console.say(words)
     console.say(f"recommended: {recommended(gguf)[1]}")
 
 
