@@ -65,6 +65,8 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     facts = {"dataset": _json(task.inputs["dataset"] / "stats.json")}
     if "gguf" in task.inputs:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
+    if "train" in task.inputs:
+        facts["adapter"] = _json(task.inputs["train"] / "train.json")["trained_elsewhere"]
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
     verdict.write(task.output / "report.json")
     report.Files(html=task.output / "report.html", junit=task.output / "report.xml").write(_json(task.output / "report.json"))

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.artifact import digest
 from toolkit.recipe import EngineName, Recipe
 from toolkit.resolve import Lock, content_of_path
-from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
+from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files, stages
 
 BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
@@ -59,12 +59,12 @@ def until(steps: Iterable[Step], stage: str) -> tuple[Step, ...]:
 
 def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step, list[str]]]:
     recipe = lock.recipe
-    slices = {name: {**stage.slice(recipe), **lock.files(name)} for name, stage in STAGES.items()}
+    slices = {name: {**stage.slice(recipe), **lock.files(name)} for name, stage in stages(recipe).items()}
     template = digest_files((MODELFILES / f"{recipe.base.family}.chat.jinja",))
     places = {"recipe_dir": lock.folder}
     yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]
     yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
-    yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
+    yield _adapter_draft(lock, slices["train"])
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(recipe, slices, "ollama" in engines)
@@ -72,7 +72,16 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
+    inputs |= {"train": "train"} if recipe.adapter else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
+
+
+def _adapter_draft(lock: Lock, slice_: Mapping[str, Any]) -> tuple[Step, list[str]]:
+    """Return the step that leaves the adapter: trained here, or trained elsewhere and imported."""
+    stage = stages(lock.recipe)["train"]
+    if lock.recipe.adapter:
+        return Step("train", stage, {**slice_, **lock.files("adapter")}, {"base": "base"}, {"recipe_dir": lock.folder}), [lock.adapter]
+    return Step("train", stage, slice_, {"base": "base", "dataset": "dataset"}), _other_lock(stage, slice_)
 
 
 def _other_lock(stage: Stage, recipe: Mapping[str, Any]) -> list[str]:

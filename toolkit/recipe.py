@@ -149,6 +149,15 @@ class Train(Section):
         return self
 
 
+class Adapter(Section):
+    """An adapter that was trained elsewhere, by LLaMA-Factory, ms-swift, Axolotl, ColossalAI or a notebook: a folder that PEFT wrote."""
+
+    source: HubSource | ModelScopeSource | PathSource
+    """Where it comes from."""
+    allow_pickle: bool = False
+    """Take `adapter_model.bin` where there are no safetensors: read as plain tensors (weights_only), and as nothing else."""
+
+
 class Merge(Section):
     """How adapter and base become one model."""
 
@@ -247,8 +256,10 @@ class Recipe(Section):
     """The model to start from."""
     dataset: Dataset
     """The rows to learn from."""
-    train: Train
+    train: Train | None = None
     """The fine-tune."""
+    adapter: Adapter | None = None
+    """An adapter in the place of the fine-tune."""
     merge: Merge = Merge()
     """The merge."""
     gguf: Gguf = Gguf()
@@ -261,10 +272,17 @@ class Recipe(Section):
     """The proof."""
 
     @model_validator(mode="after")
+    def _one_origin(self) -> Recipe:
+        if (self.train is None) == (self.adapter is None):
+            given = "both are" if self.train else "neither is"
+            raise ValueError(f"train, or adapter for one that was trained elsewhere: one of the two is wanted, and {given} there")
+        return self
+
+    @model_validator(mode="after")
     def _served_file_is_made(self) -> Recipe:
         if self.modelfile.gguf not in self.gguf.types:
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
-        if self.train.engine == "unsloth" and self.base.think.add_tokens:
+        if self.train and self.train.engine == "unsloth" and self.base.think.add_tokens:
             raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
         if self.verify.task and not self.dataset.columns.expected:
             raise ValueError("verify.task needs dataset.columns.expected, the column with the machine-checkable answer")

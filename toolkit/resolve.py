@@ -17,8 +17,8 @@ from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource,
 
 HASHED_UP_TO = 64 << 20
 """Larger files are pinned by size and modification time, so that planning stays instant beside a 65 GB model."""
-KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"))
-"""Section and field of every source in a recipe."""
+KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"), ("adapter", "source"))
+"""Section and field of every source that a recipe can have."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Lock:
     base: str
     dataset: str
     holdout: str
+    adapter: str = ""
+    """Empty where the recipe trains."""
     pins: Mapping[str, Pin] = field(default_factory=dict)
     """What hubs hold, by section and field: `base/source`."""
 
@@ -72,8 +74,12 @@ def _keep(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> None:
 
 
 def _remote(recipe: Recipe) -> dict[str, RemoteSource]:
-    found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in KEYS}
+    found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in _keys(recipe)}
     return {key: source for key, source in found.items() if isinstance(source, HubSource | ModelScopeSource)}
+
+
+def _keys(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    return tuple((section, name) for section, name in KEYS if getattr(recipe, section))
 
 
 def _fits(known: Mapping[str, Pin], key: str, source: RemoteSource) -> bool:
@@ -94,7 +100,7 @@ def _asked(source: RemoteSource, key: str) -> Pin:
         remedy = "run `thinkship lock RECIPE` once where the hub can be reached, and keep the lock file beside the recipe"
         raise NotReadyError(f"{key}: {subject} is not locked, and the hub may not be asked offline", remedy)
     try:
-        return _listed(source, subject)
+        return _listed(source, subject, key)
     except ThinkshipError as error:
         raise type(error)(f"{key}: {error.message}", error.remedy) from error
     except (KeyError, TypeError) as error:
@@ -102,7 +108,7 @@ def _asked(source: RemoteSource, key: str) -> Pin:
         raise NotReadyError(message, "check that HF_ENDPOINT or MODELSCOPE_ENDPOINT has the hub's API") from error
 
 
-def _listed(source: RemoteSource, subject: str) -> Pin:
+def _listed(source: RemoteSource, subject: str, key: str) -> Pin:
     kind: hubs.Kind = "datasets" if isinstance(source, Rows) else "models"
     hub = hubs.hub_of(source, kind)
     commit = hub.commit(source.revision)
@@ -111,22 +117,25 @@ def _listed(source: RemoteSource, subject: str) -> Pin:
         readme = hub.text(commit, "README.md") if any(file.path == "README.md" for file in files) else ""
         chosen = selection.rows(files, readme, source.config, source.split)
     else:
-        chosen = selection.checkpoint(files, subject)
-        hub.text(commit, "config.json")  # a gated repository lists its files to everyone: find out now whether they may be read
+        adapter = key.startswith("adapter/")
+        chosen = selection.adapter(files, subject) if adapter else selection.checkpoint(files, subject)
+        hub.text(
+            commit, "adapter_config.json" if adapter else "config.json"
+        )  # a gated repository lists its files to everyone: find out now whether they may be read
     return Pin(source=_stated(source), commit=commit, files=chosen)
 
 
 def _locked(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> Lock:
-    sections = {section: getattr(recipe, section) for section, _ in KEYS}
-    content = []
-    for section, name in KEYS:
+    sections = {section: getattr(recipe, section) for section, _ in _keys(recipe)}
+    content = {}
+    for section, name in _keys(recipe):
         key, source = f"{section}/{name}", getattr(sections[section], name)
         if key in pins:
             pinned = source.model_copy(update={"revision": pins[key].commit})
             sections[section] = sections[section].model_copy(update={name: pinned})
-        content.append(digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key))
-    base, dataset, holdout = content
-    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, pins)
+        content[key] = digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key)
+    base, dataset, holdout = (content[key] for key in ("base/source", "dataset/source", "dataset/holdout"))
+    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, content.get("adapter/source", ""), pins)
 
 
 def _content(source: PypiSource | PathSource, folder: Path, key: str) -> str:

@@ -60,8 +60,14 @@ def _dataset(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.train
     shared = {"think": recipe.base.think.model_dump(), "max_length": recipe.dataset.max_length, "seed": recipe.seed}
     return {"train": recipe.train.model_dump(mode="json"), **shared}
+
+
+def _adapter(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.adapter
+    return {"adapter": recipe.adapter.model_dump(mode="json"), "think": recipe.base.think.model_dump()}
 
 
 def _train_lock(recipe: Mapping[str, Any]) -> str:
@@ -106,6 +112,15 @@ STAGES: dict[str, Stage] = {
     )
 }
 """The stages in the order in which the data passes through them."""
+
+
+IMPORTED = Stage("train", "images/train/import_adapter.py", _adapter, network=True)
+"""What stands in the place of training where the recipe names an adapter that was trained elsewhere; what follows it sees no difference."""
+
+
+def stages(recipe: Recipe) -> dict[str, Stage]:
+    """Return the stages of one recipe by their names."""
+    return {**STAGES, "train": IMPORTED} if recipe.adapter else STAGES
 
 
 @cache
