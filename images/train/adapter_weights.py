@@ -30,9 +30,12 @@ def safe_weights(adapter: Adapter, folder: Path) -> Path:
         return adapter.weights
     try:
         tensors = torch.load(adapter.weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        message = f"{adapter.weights.name} is not whole, or holds more than tensors: {str(error).splitlines()[0]}"
-        raise ProgramError(message, "have it saved again as safetensors by its trainer") from error
+    except pickle.UnpicklingError as error:  # torch's own words advise to read it all the same
+        raise ProgramError(
+            f"{adapter.weights.name} holds more than tensors and was not read", "do not use it; have it saved as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:  # torch seeks before the beginning of a short file
+        raise ProgramError(f"{adapter.weights.name} was cut off or damaged", "copy the file again") from error
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ProgramError(f"{adapter.weights.name} holds no tensors by their names", DONE_BY_HAND)
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS)
