@@ -257,9 +257,9 @@ class Recipe(Section):
     dataset: Dataset
     """The rows to learn from."""
     train: Train | None = None
-    """The fine-tune."""
+    """The fine-tune; wanted unless `adapter` is stated."""
     adapter: Adapter | None = None
-    """An adapter in the place of the fine-tune."""
+    """An adapter that was trained elsewhere, in the place of the fine-tune."""
     merge: Merge = Merge()
     """The merge."""
     gguf: Gguf = Gguf()

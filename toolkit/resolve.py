@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, hubs, lock_file, selection
+from toolkit import adapter, console, hubs, lock_file, selection
 from toolkit.artifact import digest, files_of, sha256
 from toolkit.errors import InvalidError, NotReadyError, ThinkshipError
 from toolkit.fit import choice
 from toolkit.lock_file import Pin
-from toolkit.recipe import EngineName, Recipe
+from toolkit.recipe import Adapter, EngineName, Recipe
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RemoteSource, Rows
 
 HASHED_UP_TO = 64 << 20
@@ -51,7 +51,9 @@ def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) 
     if "vllm" in (engines or recipe.serve.engines):
         recipe = choice.pinned(recipe, folder)
     known = lock_file.read(lock_file.path_of(folder, recipe.name))
-    pins = {key: known[key] if _fits(known, key, source) else _asked(source, key) for key, source in _remote(recipe).items()}
+    if recipe.adapter and isinstance(recipe.adapter.source, PathSource):
+        adapter.require_folder(folder / recipe.adapter.source.path, recipe.adapter.allow_pickle)
+    pins = {key: known[key] if _fits(known, key, source) else _asked(recipe, key) for key, source in _remote(recipe).items()}
     if any(pins[key] is not known.get(key) for key in pins):
         _keep(recipe, folder, pins)
     return _locked(recipe, folder, pins)
@@ -59,7 +61,7 @@ def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) 
 
 def lock(recipe: Recipe, folder: Path) -> Mapping[str, Pin]:
     """Ask the hubs anew for everything that a recipe names, write its lock file and return the pins; errors as `resolve`."""
-    pins = {key: _asked(source, key) for key, source in _remote(recipe).items()}
+    pins = {key: _asked(recipe, key) for key in _remote(recipe)}
     if pins:
         lock_file.write(lock_file.path_of(folder, recipe.name), pins)
     return pins
@@ -92,15 +94,16 @@ def _stated(source: RemoteSource) -> dict[str, str | None]:
     return stated | {"split": source.split.partition("[")[0]} if isinstance(source, Rows) else stated
 
 
-def _asked(source: RemoteSource, key: str) -> Pin:
-    """Ask a source's hub what it holds."""
+def _asked(recipe: Recipe, key: str) -> Pin:
+    """Ask the hub of one of a recipe's sources what it holds."""
+    source = _remote(recipe)[key]
     name = source.hub if isinstance(source, HubSource) else source.modelscope
     subject = f"{name}@{source.revision}"
     if hubs.offline():
         remedy = "run `thinkship lock RECIPE` once where the hub can be reached, and keep the lock file beside the recipe"
         raise NotReadyError(f"{key}: {subject} is not locked, and the hub may not be asked offline", remedy)
     try:
-        return _listed(source, subject, key)
+        return _adapter_pin(recipe.adapter, source, subject) if recipe.adapter and key == "adapter/source" else _listed(source, subject)
     except ThinkshipError as error:
         raise type(error)(f"{key}: {error.message}", error.remedy) from error
     except (KeyError, TypeError) as error:
@@ -108,7 +111,7 @@ def _asked(source: RemoteSource, key: str) -> Pin:
         raise NotReadyError(message, "check that HF_ENDPOINT or MODELSCOPE_ENDPOINT has the hub's API") from error
 
 
-def _listed(source: RemoteSource, subject: str, key: str) -> Pin:
+def _listed(source: RemoteSource, subject: str) -> Pin:
     kind: hubs.Kind = "datasets" if isinstance(source, Rows) else "models"
     hub = hubs.hub_of(source, kind)
     commit = hub.commit(source.revision)
@@ -117,11 +120,16 @@ def _listed(source: RemoteSource, subject: str, key: str) -> Pin:
         readme = hub.text(commit, "README.md") if any(file.path == "README.md" for file in files) else ""
         chosen = selection.rows(files, readme, source.config, source.split)
     else:
-        adapter = key.startswith("adapter/")
-        chosen = selection.adapter(files, subject) if adapter else selection.checkpoint(files, subject)
-        hub.text(
-            commit, "adapter_config.json" if adapter else "config.json"
-        )  # a gated repository lists its files to everyone: find out now whether they may be read
+        chosen = selection.checkpoint(files, subject)
+        hub.text(commit, "config.json")  # a gated repository lists its files to everyone: find out now whether they may be read
+    return Pin(source=_stated(source), commit=commit, files=chosen)
+
+
+def _adapter_pin(wanted: Adapter, source: RemoteSource, subject: str) -> Pin:
+    hub = hubs.hub_of(source, "models")
+    commit = hub.commit(source.revision)
+    chosen = selection.adapter(hub.files(commit), subject, wanted.allow_pickle)
+    adapter.require_config(hub.text(commit, adapter.CONFIG), subject)
     return Pin(source=_stated(source), commit=commit, files=chosen)
 
 

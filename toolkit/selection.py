@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.adapter import PICKLE, SAFETENSORS, require_files
 from toolkit.errors import InvalidError
 from toolkit.hubs import RemoteFile
 
@@ -17,8 +18,6 @@ CHECKPOINT = ("*.json", "*.jinja", "*.model", "*.txt")
 """Files beside the weights that are taken, at the top of the repository."""
 WEIGHTS = re.compile(r"^model(-\d{5}-of-\d{5})?\.safetensors$")
 """The weights that transformers loads; others beside them are the same in another layout or type."""
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-"""An adapter's weights as PEFT writes them, the better first; the import refuses the second unless the recipe allows it."""
 ROW_FILES = (".jsonl", ".json", ".csv", ".parquet")
 SPLIT_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "eval"), "test": ("test", "testing")}
 """What a file's name says of its split where the README does not (the convention of the `datasets` library)."""
@@ -36,19 +35,12 @@ def checkpoint(files: Iterable[RemoteFile], subject: str) -> tuple[RemoteFile, .
     return tuple(sorted((*(usual or weights), *rest), key=lambda file: file.path))
 
 
-def adapter(files: Iterable[RemoteFile], subject: str) -> tuple[RemoteFile, ...]:
-    """Return the files of an adapter, its model card too, which tells the trainer; a pickle only where there are no safetensors.
-
-    InvalidError where the repository holds no adapter at its top.
-    """
+def adapter(files: Iterable[RemoteFile], subject: str, allow_pickle: bool) -> tuple[RemoteFile, ...]:
+    """Return the files of an adapter, its model card too, which tells the trainer; errors as `adapter.require_files`."""
     top = [file for file in files if "/" not in file.path]
     names = {file.path for file in top}
-    weights = next((name for name in ADAPTER_WEIGHTS if name in names), None)
-    if "adapter_config.json" not in names or weights is None:
-        lacking = "no adapter_config.json" if weights else f"no {ADAPTER_WEIGHTS[0]}"
-        remedy = "name a repository that PEFT wrote; a whole checkpoint is stated as base.source"
-        raise InvalidError(f"{subject} is no adapter: {lacking} among its {len(top)} files", remedy)
-    patterns = (weights, "README.md", *CHECKPOINT)
+    require_files(names, subject, "name a repository that PEFT wrote", allow_pickle)
+    patterns = (SAFETENSORS if SAFETENSORS in names else PICKLE, "README.md", *CHECKPOINT)
     return tuple(sorted((file for file in top if any(fnmatch.fnmatch(file.path, pattern) for pattern in patterns)), key=lambda file: file.path))
 
 
