@@ -1,4 +1,4 @@
-"""The first look at an adapter that was trained elsewhere, before a base is fetched for it: by its config and its files' names alone.
+"""An adapter that was trained elsewhere: how a recipe states it, and a first look at its config and its files' names before a base is fetched.
 
 All else is looked at by images/train/import_adapter.py, which has the base beside it.
 """
@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from toolkit.errors import InvalidError
+from toolkit.section import Section
+from toolkit.sources import HubSource, ModelScopeSource, PathSource
 
 CONFIG = "adapter_config.json"
 SAFETENSORS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -17,6 +19,15 @@ CONVERT = (
     "convert it where you trust its maker: torch.load(path, weights_only=True), then safetensors.torch.save_file; "
     "or set adapter.allow_pickle: true, which reads it in that way and no other"
 )
+
+
+class Adapter(Section):
+    """An adapter that was trained elsewhere, by LLaMA-Factory, ms-swift, Axolotl, ColossalAI or a notebook: a folder that PEFT wrote."""
+
+    source: HubSource | ModelScopeSource | PathSource
+    """Where it comes from."""
+    allow_pickle: bool = False
+    """Take `adapter_model.bin` where there are no safetensors: read as plain tensors (weights_only), and as nothing else."""
 
 
 def require_folder(folder: Path, allow_pickle: bool) -> None:

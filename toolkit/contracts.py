@@ -116,6 +116,12 @@ def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{path.name}: {words}" for words in breaches(kind, {"types": measured, "limits": recipe["gguf"]}))
 
 
+def _lora(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield from _missing(directory, "adapter.gguf")
+    if not _json(directory / "lora.json")["pairs"] > 0:
+        yield "lora.json: the adapter holds no pair of matrices"
+
+
 def _modelfile(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     if not (directory / "Modelfile").read_text(encoding="utf-8").startswith(("FROM ", "#")):
         yield "Modelfile: does not start with FROM"
@@ -137,6 +143,7 @@ CONTRACTS: dict[str, Check] = {
     "train": _train,
     "merge": _merge,
     "gguf": _gguf,
+    "lora": _lora,
     "modelfile": _modelfile,
     "serve": _serve,
     "verify": _verify,

@@ -44,9 +44,10 @@ def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
 def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
-    assert served.model is not None
     where = place(recipe["engine"], task.scratch)
-    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, on_gpu(recipe["engine"], where))
+    expected = on_hardware(
+        expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model"), served, on_gpu(recipe["engine"], where)
+    )
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:

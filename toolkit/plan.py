@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.artifact import digest
-from toolkit.recipe import EngineName, Recipe
+from toolkit.recipe import EngineName, Placing, Recipe
 from toolkit.resolve import Lock, content_of_path
 from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files, stages
+from toolkit.variants import APART, is_apart
 
 BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
@@ -68,6 +69,8 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(recipe, slices, "ollama" in engines)
+    if "llamacpp" in engines and recipe.serve.llamacpp.adapter != "merged":
+        yield Step("lora", STAGES["lora"], slices["lora"], {"base": "base", "train": "train"}), []
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
@@ -111,20 +114,28 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
     """Return the quantisations in which an engine serves the tuned model; the first is what `serve` takes."""
     match engine:
         case "llamacpp":
-            return (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
+            merged = (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
+            return _placed(recipe.serve.llamacpp.adapter, merged, (recipe.gguf.types[0],))
         case "ollama":
             return (recipe.modelfile.gguf,)
         case "vllm":
-            return recipe.serve.vllm.variants
+            return _placed(recipe.serve.vllm.adapter, recipe.serve.vllm.variants, recipe.serve.vllm.variants)
         case "transformers":
             return (BITS[recipe.merge.dtype],)
+
+
+def _placed(adapter: Placing, merged: tuple[str, ...], bases: tuple[str, ...]) -> tuple[str, ...]:
+    apart = tuple(f"{base}{APART}" for base in bases)
+    return merged if adapter == "merged" else apart if adapter == "separate" else (*merged, *apart)
 
 
 def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> Step:
     """Return the step, without its id, that starts one engine on one variant of the base or the tuned model and observes it."""
     tail = "-base" if base else ""
     inputs = {"model": "base" if base else "merge", "dataset": "dataset"}
-    if engine in ("llamacpp", "ollama"):
+    if is_apart(variant):
+        inputs |= {"base": "base", **({"lora": "lora", "gguf": "gguf-base"} if engine == "llamacpp" else {"train": "train"})}
+    elif engine in ("llamacpp", "ollama"):
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":
         inputs["modelfile"] = f"modelfile{tail}"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from toolkit.adapter import Adapter
 from toolkit.assessment import Verify
 from toolkit.fit.card import checked
 from toolkit.section import Fraction, Section
@@ -149,15 +150,6 @@ class Train(Section):
         return self
 
 
-class Adapter(Section):
-    """An adapter that was trained elsewhere, by LLaMA-Factory, ms-swift, Axolotl, ColossalAI or a notebook: a folder that PEFT wrote."""
-
-    source: HubSource | ModelScopeSource | PathSource
-    """Where it comes from."""
-    allow_pickle: bool = False
-    """Take `adapter_model.bin` where there are no safetensors: read as plain tensors (weights_only), and as nothing else."""
-
-
 class Merge(Section):
     """How adapter and base become one model."""
 
@@ -205,6 +197,17 @@ class Modelfile(Section):
     """LICENSE text or SPDX name."""
 
 
+Placing = Literal["merged", "separate", "both"]
+"""Whether an engine is given the merged model, the base with the adapter beside it, or one after the other."""
+
+
+class LlamaCpp(Section):
+    """What llama.cpp is given beyond what the recipe implies."""
+
+    adapter: Placing = "merged"
+    """`separate` serves the 16-bit base with the adapter beside it (variant `f16-adapter`); `both` is that and the merged files."""
+
+
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
@@ -224,6 +227,8 @@ class Vllm(Section):
     """Share of the GPU's memory vLLM may take, instead of the fitted size; 0.9 where the card is neither stated nor seen."""
     extra_args: tuple[str, ...] = ()
     """Further flags, as they are."""
+    adapter: Placing = "merged"
+    """`separate` serves the base in each of the variants with the adapter beside it (`bf16-adapter`); `both` is that and the merged model."""
 
 
 class Serve(Section):
@@ -241,6 +246,8 @@ class Serve(Section):
     """Sampling defaults written to generation_config and the Modelfile (temperature, top_p, top_k, ...)."""
     vllm: Vllm = Vllm()
     """vLLM's own."""
+    llamacpp: LlamaCpp = LlamaCpp()
+    """llama.cpp's own."""
 
 
 class Recipe(Section):
@@ -274,8 +281,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Recipe:
         if (self.train is None) == (self.adapter is None):
-            given = "both are" if self.train else "neither is"
-            raise ValueError(f"train, or adapter for one that was trained elsewhere: one of the two is wanted, and {given} there")
+            raise ValueError(f"one of train and adapter is wanted, and {'both are' if self.train else 'neither is'} there")
         return self
 
     @model_validator(mode="after")
@@ -284,6 +290,9 @@ class Recipe(Section):
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
         if self.train and self.train.engine == "unsloth" and self.base.think.add_tokens:
             raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
+        apart = [f"serve.{name}.adapter" for name in ("llamacpp", "vllm") if getattr(self.serve, name).adapter != "merged"]
+        if apart and self.train and self.base.think.add_tokens:
+            raise ValueError(f"{' and '.join(apart)}: rows of added tags (base.think.add_tokens) cannot lie beside a base; merged is wanted")
         if self.verify.task and not self.dataset.columns.expected:
             raise ValueError("verify.task needs dataset.columns.expected, the column with the machine-checkable answer")
         return self

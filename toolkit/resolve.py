@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import adapter, console, hubs, lock_file, selection
+from toolkit.adapter import Adapter
 from toolkit.artifact import digest, files_of, sha256
 from toolkit.errors import InvalidError, NotReadyError, ThinkshipError
 from toolkit.fit import choice
 from toolkit.lock_file import Pin
-from toolkit.recipe import Adapter, EngineName, Recipe
+from toolkit.recipe import EngineName, Recipe
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RemoteSource, Rows
 
 HASHED_UP_TO = 64 << 20

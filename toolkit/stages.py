@@ -84,6 +84,10 @@ def _gguf(recipe: Recipe) -> dict[str, Any]:
     return {"gguf": recipe.gguf.model_dump(mode="json")}
 
 
+def _lora(recipe: Recipe) -> dict[str, Any]:
+    return {}
+
+
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
     return {"modelfile": recipe.modelfile.model_dump(), "family": recipe.base.family, "context": recipe.serve.context}
 
@@ -106,6 +110,7 @@ STAGES: dict[str, Stage] = {
         Stage("train", "images/train/train.py", _train, disk=0.5, lock=_train_lock),
         Stage("merge", "images/train/merge.py", _merge),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
+        Stage("lora", "images/convert/lora_to_gguf.py", _lora),
         Stage("modelfile", "toolkit/render.py", _modelfile),
         Stage("serve", "toolkit/verify/observe.py", _serve),
         Stage("verify", "toolkit/verify/judge.py", _verify),

@@ -19,7 +19,7 @@ from program import ProgramError
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 HEADER_LIMIT = 100_000_000
 """Bytes that a safetensors header may have (the format's own limit)."""
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Ways to start the weights (init_lora_weights) that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) change it too."""
 UNMERGEABLE = {
     "layer_replication": "repeats layers, so that the merged model would not be the base's shape",

@@ -37,14 +37,14 @@ def case(change: Callable[[Path], None]) -> Callable[[Path], None]:
     return change
 
 
-def adapter(folder: Path, **wanted: Any) -> None:
+def adapter(folder: Path, spread: float = 0.02, **wanted: Any) -> None:
     """Save an adapter as PEFT does, with weights as if it had been trained."""
     torch.manual_seed(1)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM", **wanted}
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(BASE / "model"), LoraConfig(**settings))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
+            torch.nn.init.normal_(weight, std=spread)
     model.save_pretrained(folder)
 
 
@@ -89,6 +89,18 @@ def of_swift(folder: Path) -> None:
 def dora(folder: Path) -> None:
     shutil.rmtree(folder)
     adapter(folder, use_dora=True, modules_to_save=[], rank_pattern={"up_proj": 2})
+
+
+@case
+def strong(folder: Path) -> None:
+    shutil.rmtree(folder)
+    adapter(folder, spread=0.3, rank_pattern={"up_proj": 2})
+
+
+@case
+def rank_stabilized(folder: Path) -> None:
+    shutil.rmtree(folder)
+    adapter(folder, use_rslora=True)
 
 
 @case

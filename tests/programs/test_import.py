@@ -64,6 +64,8 @@ TAKEN = {
     "of_axolotl": ("Axolotl", "0.19.0", 3),
     "of_swift": ("ms-swift", "4.6.0", 3),
     "dora": (None, None, 3),
+    "strong": (None, None, 3),
+    "rank_stabilized": (None, None, 3),
     "trained_tags": (None, None, 3),
     "whole_embeddings_saved": (None, None, 3),
     "pickled_and_allowed": (None, None, 3),

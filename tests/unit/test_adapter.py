@@ -10,6 +10,7 @@ import pytest
 from observations import TASK, observation
 
 from toolkit.contracts import check
+from toolkit.engines import Tools, engine
 from toolkit.errors import BrokenError, InvalidError
 from toolkit.fit import review, storage
 from toolkit.fit.card import named
@@ -19,6 +20,8 @@ from toolkit.recipe import Recipe
 from toolkit.report import document, facts, junit, page, terminal
 from toolkit.resolve import resolve
 from toolkit.selection import adapter
+from toolkit.targets import target
+from toolkit.verify import Expectations, identity
 from toolkit.verify.judge import judge
 
 LORA = {"peft_type": "LORA", "r": 4}
@@ -41,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("sections", "words"), [({}, "neither is"), ({"train": {"steps": 1}, "adapter": {"source": {"path": "x"}}}, "both are")])
 def test_a_recipe_trains_or_takes_an_adapter(demo, sections, words):
     data = demo.model_dump(mode="json", exclude={"train", "adapter"})
-    with pytest.raises(ValueError, match=f"one of the two is wanted, and {words} there"):
+    with pytest.raises(ValueError, match=f"one of train and adapter is wanted, and {words} there"):
         Recipe.model_validate({**data, **sections})
 
 
@@ -196,3 +199,73 @@ def test_a_trainer_that_is_not_known_and_losses_that_were_told_are_called_so():
         found
     )
     assert facts.elsewhere(judge("demo", TASK, [observation()]).model_dump(mode="json", by_alias=True)) == ""
+
+
+def apart(recipe: Recipe, folder: Path, **serve: Any) -> Recipe:
+    data = recipe.model_dump(mode="json", exclude={"train"})
+    data["serve"] |= serve
+    return Recipe.model_validate({**data, "adapter": {"source": {"path": str(folder)}}})
+
+
+def test_an_adapter_can_be_served_beside_its_base(demo, demo_folder, folder):
+    vllm = {"variants": ["bf16"], "adapter": "both"}
+    recipe = apart(demo, folder, llamacpp={"adapter": "separate"}, vllm=vllm)
+    planned = {step.name: step for step in plan(resolve(recipe, demo_folder), ("llamacpp", "vllm"))}
+    assert [name for name in planned if name.startswith("serve-")] == [
+        "serve-llamacpp-f16-adapter",
+        "serve-llamacpp-f16-base",
+        "serve-vllm-bf16",
+        "serve-vllm-bf16-adapter",
+        "serve-vllm-bf16-base",
+    ]
+    assert dict(planned["lora"].inputs) == {"base": "base", "train": "train"}
+    llamacpp = {"model": "merge", "dataset": "dataset", "base": "base", "lora": "lora", "gguf": "gguf-base"}
+    assert dict(planned["serve-llamacpp-f16-adapter"].inputs) == llamacpp
+    assert dict(planned["serve-vllm-bf16-adapter"].inputs) == {"model": "merge", "dataset": "dataset", "base": "base", "train": "train"}
+    assert "lora" not in {step.name for step in plan(resolve(recipe, demo_folder), ("vllm",))}
+
+
+def test_rows_of_added_tags_are_not_served_beside_a_base(demo):
+    data = demo.model_dump(mode="json", exclude={"adapter"})
+    data["serve"]["vllm"]["adapter"] = "separate"
+    with pytest.raises(ValueError, match=r"serve\.vllm\.adapter: rows of added tags .* merged is wanted"):
+        Recipe.model_validate(data)
+
+
+def launched(folder: Path, name: str, **config: Any) -> tuple[str, ...]:
+    """Return the command line of an engine for a base with this adapter beside it."""
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 24, **config}))
+    inputs = {"model": folder, "base": folder.parent, "train": folder.parent, "lora": folder, "gguf": folder}
+    if name == "vllm":
+        del inputs["lora"], inputs["gguf"]
+    served = {"name": "sums", "context": 64, "parallel": 2, "vllm": {}}
+    recipe = {"serve": served, "family": "qwq", "variant": "f16-adapter", "think": {}, "base": False}
+    tools = Tools({name: Path("python")}, Path("/programs"), folder)
+    return engine(name).launch(target(recipe, inputs), 8000, tools).argv
+
+
+def test_llamacpp_is_given_the_base_and_the_adapters_file(folder):
+    argv = launched(folder, "llamacpp")
+    assert argv[argv.index("--model") + 1] == str(folder / "model-f16.gguf") and argv[argv.index("--lora") + 1] == str(folder / "adapter.gguf")
+
+
+def test_vllm_serves_the_adapter_under_the_models_name(folder):
+    argv = launched(folder, "vllm", rank_pattern={"up_proj": 40})
+    assert argv[argv.index("--model") + 1] == str(folder.parent / "model") and argv[argv.index("--dtype") + 1] == "float16"
+    assert argv[argv.index("--served-model-name") + 1] == "sums-base" and argv[argv.index("--lora-modules") + 1] == f"sums={folder}"
+    assert argv[argv.index("--max-lora-rank") + 1] == "64" and "--enable-lora" in argv
+
+
+@pytest.mark.parametrize(
+    "config", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1]}, {"bias": "all"}, {"r": 1024}]
+)
+def test_what_vllm_has_no_place_for_is_refused_before_it_starts(folder, config):
+    with pytest.raises(InvalidError) as caught:
+        launched(folder, "vllm", **config)
+    assert "vLLM" in caught.value.message and "merged" in caught.value.remedy
+
+
+def test_a_variant_beside_its_base_is_judged_by_its_quantisation():
+    expected = Expectations(variant="q4_k_m-adapter")
+    assert expected.quantization == "q4_k_m" and identity.allowed(expected) == (identity.EQUAL_COARSE, identity.DISTANCE_COARSE)
+    assert expected.finding("x", "llamacpp", status="pass", message="m").variant == "q4_k_m-adapter"
