@@ -93,6 +93,10 @@ test: unit loopback ## units, bad servers, stage programs, the report in a brows
 test-faults: .venv/.host ## plant faults in real engines and print which check finds each (THINKSHIP_TEST_STORE=a finished store)
 	@$(PYTEST) tests/faults
 
+.PHONY: test-foreign
+test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for real, through the gate; each in an environment of its own
+	@$(PYTEST) tests/foreign
+
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images

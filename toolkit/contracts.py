@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.artifact import sha256
 from toolkit.errors import BrokenError
 from toolkit.quality import breaches
 
@@ -75,11 +76,22 @@ def _dataset(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 def _train(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _missing(directory, "train.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+    if "adapter" in recipe:
+        yield from _imported(directory)
+        return
     losses = [row["loss"] for row in _rows(directory / "metrics.jsonl") if "loss" in row]
     if not losses or not all(map(math.isfinite, losses)):
         yield "metrics.jsonl: the loss is missing or not finite"
     elif len(losses) >= 4 and sum(losses[-2:]) >= sum(losses[:2]):
         yield f"metrics.jsonl: the loss did not fall (from {losses[0]:.3f} to {losses[-1]:.3f})"
+
+
+def _imported(directory: Path) -> Iterator[str]:
+    """Check what is left of an adapter that was trained elsewhere: its losses, where its trainer told any, are not ours to judge."""
+    yield from _missing(directory, "metrics.jsonl")
+    seen = _json(directory / "train.json")["trained_elsewhere"]
+    if not (seen["trainable_parameters"] > 0 and seen["sha256"] == sha256(directory / "adapter" / "adapter_model.safetensors")):
+        yield "train.json: does not tell of these weights"
 
 
 def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -114,6 +126,12 @@ def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{path.name}: {words}" for words in breaches(kind, {"types": measured, "limits": recipe["gguf"]}))
 
 
+def _lora(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield from _missing(directory, "adapter.gguf")
+    if not _json(directory / "lora.json")["pairs"] > 0:
+        yield "lora.json: the adapter holds no pair of matrices"
+
+
 def _modelfile(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     if not (directory / "Modelfile").read_text(encoding="utf-8").startswith(("FROM ", "#")):
         yield "Modelfile: does not start with FROM"
@@ -136,6 +154,7 @@ CONTRACTS: dict[str, Check] = {
     "merge": _merge,
     "reference": _reference,
     "gguf": _gguf,
+    "lora": _lora,
     "modelfile": _modelfile,
     "serve": _serve,
     "verify": _verify,

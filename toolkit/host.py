@@ -44,9 +44,10 @@ def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
 def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
-    assert served.model is not None
     where = place(recipe["engine"], task.scratch)
-    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, on_gpu(recipe["engine"], where))
+    expected = on_hardware(
+        expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model"), served, on_gpu(recipe["engine"], where)
+    )
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:
@@ -65,6 +66,8 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     facts = {"dataset": _json(task.inputs["dataset"] / "stats.json")}
     if "gguf" in task.inputs:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
+    if "train" in task.inputs:
+        facts["adapter"] = _json(task.inputs["train"] / "train.json")["trained_elsewhere"]
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
     verdict.write(task.output / "report.json")
     report.Files(html=task.output / "report.html", junit=task.output / "report.xml").write(_json(task.output / "report.json"))

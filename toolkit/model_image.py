@@ -25,6 +25,8 @@ def build(name: str, target: Target) -> str:
     """Build the image of one engine and one model and return its tag; errors as `images.build`."""
     if name not in ENGINES:
         raise UsageError(f"no image is made of a model for {name}", f"one of {', '.join(ENGINES)}")
+    if target.adapter:
+        raise UsageError("no image is made of a base with its adapter beside it", "name a merged one with --variant")
     if not NAME.match(target.served_name):
         raise InvalidError(f"serve/name: {target.served_name!r} cannot name an image", "use lower-case letters, digits, '.', '_' and '-'")
     base = images.ensure(images.image(name))

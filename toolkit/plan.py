@@ -9,9 +9,10 @@ from typing import Any
 
 from toolkit.artifact import digest
 from toolkit.errors import InvalidError
-from toolkit.recipe import EngineName, Recipe
+from toolkit.recipe import EngineName, Placing, Recipe
 from toolkit.resolve import Lock, content_of_path
-from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
+from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files, stages
+from toolkit.variants import APART, is_apart
 
 BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
@@ -60,21 +61,24 @@ def until(steps: Iterable[Step], stage: str) -> tuple[Step, ...]:
 
 def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step, list[str]]]:
     recipe = lock.recipe
-    slices = {name: {**stage.slice(recipe), **lock.files(name)} for name, stage in STAGES.items()}
+    slices = {name: {**stage.slice(recipe), **lock.files(name)} for name, stage in stages(recipe).items()}
     template = digest_files((MODELFILES / f"{recipe.base.family}.chat.jinja",))
     places = {"recipe_dir": lock.folder}
     yield Step("base", STAGES["base"], slices["base"], {}, {**places, "modelfiles": MODELFILES}), [lock.base, template]
     yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
-    yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
+    yield _adapter_draft(lock, slices["train"])
     tuned = _tuned(recipe)
     _require_merge(recipe, engines)
     yield Step(tuned, STAGES[tuned], slices[tuned], {"base": "base", "train": "train", "dataset": "dataset"}), []
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(lock, slices, "ollama" in engines)
+    if "llamacpp" in engines and recipe.serve.llamacpp.adapter != "merged":
+        yield Step("lora", STAGES["lora"], slices["lora"], {"base": "base", "train": "train"}), []
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
+    inputs |= {"train": "train"} if recipe.adapter else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
 
 
@@ -88,6 +92,14 @@ def _require_merge(recipe: Recipe, engines: tuple[EngineName, ...]) -> None:
     if others and recipe.gguf.source == "one_pass":
         message = f"{', '.join(others)} serve the merged checkpoint, which gguf.source: one_pass does not leave"
         raise InvalidError(message, "set gguf.source: merge, or serve with llamacpp or ollama")
+
+
+def _adapter_draft(lock: Lock, slice_: Mapping[str, Any]) -> tuple[Step, list[str]]:
+    """Return the step that leaves the adapter: trained here, or trained elsewhere and imported."""
+    stage = stages(lock.recipe)["train"]
+    if lock.recipe.adapter:
+        return Step("train", stage, {**slice_, **lock.files("adapter")}, {"base": "base"}, {"recipe_dir": lock.folder}), [lock.adapter]
+    return Step("train", stage, slice_, {"base": "base", "dataset": "dataset"}), _other_lock(stage, slice_)
 
 
 def _other_lock(stage: Stage, recipe: Mapping[str, Any]) -> list[str]:
@@ -122,20 +134,28 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
     """Return the quantisations in which an engine serves the tuned model; the first is what `serve` takes."""
     match engine:
         case "llamacpp":
-            return (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
+            merged = (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
+            return _placed(recipe.serve.llamacpp.adapter, merged, (recipe.gguf.types[0],))
         case "ollama":
             return (recipe.modelfile.gguf,)
         case "vllm":
-            return recipe.serve.vllm.variants
+            return _placed(recipe.serve.vllm.adapter, recipe.serve.vllm.variants, recipe.serve.vllm.variants)
         case "transformers":
             return (BITS[recipe.merge.dtype],)
+
+
+def _placed(adapter: Placing, merged: tuple[str, ...], bases: tuple[str, ...]) -> tuple[str, ...]:
+    apart = tuple(f"{base}{APART}" for base in bases)
+    return merged if adapter == "merged" else apart if adapter == "separate" else (*merged, *apart)
 
 
 def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> Step:
     """Return the step, without its id, that starts one engine on one variant of the base or the tuned model and observes it."""
     tail = "-base" if base else ""
     inputs = {"model": "base" if base else _tuned(recipe), "dataset": "dataset"}
-    if engine in ("llamacpp", "ollama"):
+    if is_apart(variant):
+        inputs |= {"base": "base", **({"lora": "lora", "gguf": "gguf-base"} if engine == "llamacpp" else {"train": "train"})}
+    elif engine in ("llamacpp", "ollama"):
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":
         inputs["modelfile"] = f"modelfile{tail}"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from toolkit.adapter import Adapter
 from toolkit.assessment import Verify
 from toolkit.fit.card import checked
 from toolkit.section import Fraction, Section
@@ -230,6 +231,17 @@ class Modelfile(Section):
     """LICENSE text or SPDX name."""
 
 
+Placing = Literal["merged", "separate", "both"]
+"""Whether an engine is given the merged model, the base with the adapter beside it, or one after the other."""
+
+
+class LlamaCpp(Section):
+    """What llama.cpp is given beyond what the recipe implies."""
+
+    adapter: Placing = "merged"
+    """`separate` serves the 16-bit base with the adapter beside it (variant `f16-adapter`); `both` is that and the merged files."""
+
+
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
@@ -249,6 +261,8 @@ class Vllm(Section):
     """Share of the GPU's memory vLLM may take, instead of the fitted size; 0.9 where the card is neither stated nor seen."""
     extra_args: tuple[str, ...] = ()
     """Further flags, as they are."""
+    adapter: Placing = "merged"
+    """`separate` serves the base in each of the variants with the adapter beside it (`bf16-adapter`); `both` is that and the merged model."""
 
 
 class Serve(Section):
@@ -266,6 +280,8 @@ class Serve(Section):
     """Sampling defaults written to generation_config and the Modelfile (temperature, top_p, top_k, ...)."""
     vllm: Vllm = Vllm()
     """vLLM's own."""
+    llamacpp: LlamaCpp = LlamaCpp()
+    """llama.cpp's own."""
 
 
 class Recipe(Section):
@@ -281,8 +297,10 @@ class Recipe(Section):
     """The model to start from."""
     dataset: Dataset
     """The rows to learn from."""
-    train: Train
-    """The fine-tune."""
+    train: Train | None = None
+    """The fine-tune; wanted unless `adapter` is stated."""
+    adapter: Adapter | None = None
+    """An adapter that was trained elsewhere, in the place of the fine-tune."""
     merge: Merge = Merge()
     """The merge."""
     gguf: Gguf = Gguf()
@@ -295,13 +313,22 @@ class Recipe(Section):
     """The proof."""
 
     @model_validator(mode="after")
+    def _one_origin(self) -> Recipe:
+        if (self.train is None) == (self.adapter is None):
+            raise ValueError(f"one of train and adapter is wanted, and {'both are' if self.train else 'neither is'} there")
+        return self
+
+    @model_validator(mode="after")
     def _served_file_is_made(self) -> Recipe:
         if self.modelfile.gguf not in self.gguf.types:
             raise ValueError(f"modelfile.gguf is {self.modelfile.gguf}, which gguf.types does not make ({', '.join(self.gguf.types)})")
         if self.gguf.source == "one_pass" and (others := sorted({*self.serve.engines} - {"llamacpp", "ollama"})):
             raise ValueError(f"serve.engines: {', '.join(others)} serve the merged checkpoint, which gguf.source: one_pass does not leave")
-        if self.train.engine == "unsloth" and self.base.think.add_tokens:
+        if self.train and self.train.engine == "unsloth" and self.base.think.add_tokens:
             raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
+        apart = [f"serve.{name}.adapter" for name in ("llamacpp", "vllm") if getattr(self.serve, name).adapter != "merged"]
+        if apart and self.train and self.base.think.add_tokens:
+            raise ValueError(f"{' and '.join(apart)}: rows of added tags (base.think.add_tokens) cannot lie beside a base; merged is wanted")
         if self.verify.task and not self.dataset.columns.expected:
             raise ValueError("verify.task needs dataset.columns.expected, the column with the machine-checkable answer")
         return self

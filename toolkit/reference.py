@@ -15,7 +15,7 @@ from toolkit.errors import BY_CODE, BrokenError
 from toolkit.metrics import METRICS
 from toolkit.recipe import Recipe
 from toolkit.report import document
-from toolkit.stages import ROOT, STAGES
+from toolkit.stages import IMPORTED, ROOT, STAGES
 
 PAGE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "docs" / "report.schema.json"
@@ -85,8 +85,8 @@ def _metrics() -> Iterator[str]:
 
 def _stages() -> Iterator[str]:
     yield from ("## Stages", "", "| stage | program | runs in | network |", "| --- | --- | --- | --- |")
-    for stage in STAGES.values():
-        yield f"| {stage.name} | `{stage.program}` | {stage.environment or 'host'} | {'yes' if stage.network else 'no'} |"
+    for name, stage in (*STAGES.items(), ("train, with `adapter`", IMPORTED)):
+        yield f"| {name} | `{stage.program}` | {stage.environment or 'host'} | {'yes' if stage.network else 'no'} |"
     yield ""
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, hubs, lock_file, selection
+from toolkit import adapter, console, hubs, lock_file, selection
+from toolkit.adapter import Adapter
 from toolkit.artifact import digest, files_of, sha256
 from toolkit.errors import InvalidError, NotReadyError, ThinkshipError
 from toolkit.fit import choice
@@ -17,8 +18,8 @@ from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource,
 
 HASHED_UP_TO = 64 << 20
 """Larger files are pinned by size and modification time, so that planning stays instant beside a 65 GB model."""
-KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"))
-"""Section and field of every source in a recipe."""
+KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"), ("adapter", "source"))
+"""Section and field of every source that a recipe can have."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Lock:
     base: str
     dataset: str
     holdout: str
+    adapter: str = ""
+    """Empty where the recipe trains."""
     pins: Mapping[str, Pin] = field(default_factory=dict)
     """What hubs hold, by section and field: `base/source`."""
 
@@ -49,7 +52,9 @@ def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) 
     if "vllm" in (engines or recipe.serve.engines):
         recipe = choice.pinned(recipe, folder)
     known = lock_file.read(lock_file.path_of(folder, recipe.name))
-    pins = {key: known[key] if _fits(known, key, source) else _asked(source, key) for key, source in _remote(recipe).items()}
+    if recipe.adapter and isinstance(recipe.adapter.source, PathSource):
+        adapter.require_folder(folder / recipe.adapter.source.path, recipe.adapter.allow_pickle)
+    pins = {key: known[key] if _fits(known, key, source) else _asked(recipe, key) for key, source in _remote(recipe).items()}
     if any(pins[key] is not known.get(key) for key in pins):
         _keep(recipe, folder, pins)
     return _locked(recipe, folder, pins)
@@ -57,7 +62,7 @@ def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) 
 
 def lock(recipe: Recipe, folder: Path) -> Mapping[str, Pin]:
     """Ask the hubs anew for everything that a recipe names, write its lock file and return the pins; errors as `resolve`."""
-    pins = {key: _asked(source, key) for key, source in _remote(recipe).items()}
+    pins = {key: _asked(recipe, key) for key in _remote(recipe)}
     if pins:
         lock_file.write(lock_file.path_of(folder, recipe.name), pins)
     return pins
@@ -72,8 +77,12 @@ def _keep(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> None:
 
 
 def _remote(recipe: Recipe) -> dict[str, RemoteSource]:
-    found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in KEYS}
+    found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in _keys(recipe)}
     return {key: source for key, source in found.items() if isinstance(source, HubSource | ModelScopeSource)}
+
+
+def _keys(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    return tuple((section, name) for section, name in KEYS if getattr(recipe, section))
 
 
 def _fits(known: Mapping[str, Pin], key: str, source: RemoteSource) -> bool:
@@ -86,15 +95,16 @@ def _stated(source: RemoteSource) -> dict[str, str | None]:
     return stated | {"split": source.split.partition("[")[0]} if isinstance(source, Rows) else stated
 
 
-def _asked(source: RemoteSource, key: str) -> Pin:
-    """Ask a source's hub what it holds."""
+def _asked(recipe: Recipe, key: str) -> Pin:
+    """Ask the hub of one of a recipe's sources what it holds."""
+    source = _remote(recipe)[key]
     name = source.hub if isinstance(source, HubSource) else source.modelscope
     subject = f"{name}@{source.revision}"
     if hubs.offline():
         remedy = "run `thinkship lock RECIPE` once where the hub can be reached, and keep the lock file beside the recipe"
         raise NotReadyError(f"{key}: {subject} is not locked, and the hub may not be asked offline", remedy)
     try:
-        return _listed(source, subject)
+        return _adapter_pin(recipe.adapter, source, subject) if recipe.adapter and key == "adapter/source" else _listed(source, subject)
     except ThinkshipError as error:
         raise type(error)(f"{key}: {error.message}", error.remedy) from error
     except (KeyError, TypeError) as error:
@@ -116,17 +126,25 @@ def _listed(source: RemoteSource, subject: str) -> Pin:
     return Pin(source=_stated(source), commit=commit, files=chosen)
 
 
+def _adapter_pin(wanted: Adapter, source: RemoteSource, subject: str) -> Pin:
+    hub = hubs.hub_of(source, "models")
+    commit = hub.commit(source.revision)
+    chosen = selection.adapter(hub.files(commit), subject, wanted.allow_pickle)
+    adapter.require_config(hub.text(commit, adapter.CONFIG), subject)
+    return Pin(source=_stated(source), commit=commit, files=chosen)
+
+
 def _locked(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> Lock:
-    sections = {section: getattr(recipe, section) for section, _ in KEYS}
-    content = []
-    for section, name in KEYS:
+    sections = {section: getattr(recipe, section) for section, _ in _keys(recipe)}
+    content = {}
+    for section, name in _keys(recipe):
         key, source = f"{section}/{name}", getattr(sections[section], name)
         if key in pins:
             pinned = source.model_copy(update={"revision": pins[key].commit})
             sections[section] = sections[section].model_copy(update={name: pinned})
-        content.append(digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key))
-    base, dataset, holdout = content
-    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, pins)
+        content[key] = digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key)
+    base, dataset, holdout = (content[key] for key in ("base/source", "dataset/source", "dataset/holdout"))
+    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, content.get("adapter/source", ""), pins)
 
 
 def _content(source: PypiSource | PathSource, folder: Path, key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.adapter import PICKLE, SAFETENSORS, require_files
 from toolkit.errors import InvalidError
 from toolkit.hubs import RemoteFile
 
@@ -32,6 +33,15 @@ def checkpoint(files: Iterable[RemoteFile], subject: str) -> tuple[RemoteFile, .
         raise InvalidError(f"{subject} is no checkpoint: {lacking} among its {len(top)} files", "name a repository with config.json and safetensors")
     rest = [file for file in top if any(fnmatch.fnmatch(file.path, pattern) for pattern in CHECKPOINT)]
     return tuple(sorted((*(usual or weights), *rest), key=lambda file: file.path))
+
+
+def adapter(files: Iterable[RemoteFile], subject: str, allow_pickle: bool) -> tuple[RemoteFile, ...]:
+    """Return the files of an adapter, its model card too, which tells the trainer; errors as `adapter.require_files`."""
+    top = [file for file in files if "/" not in file.path]
+    names = {file.path for file in top}
+    require_files(names, subject, "name a repository that PEFT wrote", allow_pickle)
+    patterns = (SAFETENSORS if SAFETENSORS in names else PICKLE, "README.md", *CHECKPOINT)
+    return tuple(sorted((file for file in top if any(fnmatch.fnmatch(file.path, pattern) for pattern in patterns)), key=lambda file: file.path))
 
 
 def rows(files: Iterable[RemoteFile], readme: str, config: str | None, split: str) -> tuple[RemoteFile, ...]:

@@ -22,6 +22,7 @@ from toolkit.resolve import resolve
 from toolkit.servers import Server
 from toolkit.store import Store
 from toolkit.targets import target
+from toolkit.variants import quantization
 from toolkit.verify import Expectations, ends, identity, settings, tokens
 from toolkit.verify.judge import Observation, Report, judge
 from toolkit.verify.observe import examine, summary
@@ -43,7 +44,7 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
 
 def _check_fit(recipe: Recipe, folder: Path, name: EngineName, store: Path) -> None:
     """Refuse what cannot work on this machine, and say which format was chosen and why."""
-    if choice.AUTO in variants(recipe, name):
+    if name == "vllm" and choice.AUTO in recipe.serve.vllm.variants:
         console.note(choice.chosen_for(recipe, folder).reason)
     release.require(recipe, folder, (name,), "serve", store)
 
@@ -57,7 +58,7 @@ def _wanted(path: Path, name: EngineName, variant: str | None) -> Recipe:
         raise UsageError(f"{name} does not serve {variant!r} by this recipe", f"one of {', '.join(allowed)}")
     if name != "vllm":
         return recipe
-    vllm = recipe.serve.vllm.model_copy(update={"variants": (variant or known[0],)})
+    vllm = recipe.serve.vllm.model_copy(update={"variants": (quantization(variant or known[0]),)})
     return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"vllm": vllm})})
 
 

@@ -60,8 +60,14 @@ def _dataset(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.train
     shared = {"think": recipe.base.think.model_dump(), "max_length": recipe.dataset.max_length, "seed": recipe.seed}
     return {"train": recipe.train.model_dump(mode="json"), **shared}
+
+
+def _adapter(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.adapter
+    return {"adapter": recipe.adapter.model_dump(mode="json"), "think": recipe.base.think.model_dump()}
 
 
 def _train_lock(recipe: Mapping[str, Any]) -> str:
@@ -73,7 +79,7 @@ def _train_lock(recipe: Mapping[str, Any]) -> str:
 def _merge(recipe: Recipe) -> dict[str, Any]:
     return {
         "merge": recipe.merge.model_dump(),
-        "quantization": recipe.train.quantization,
+        "quantization": recipe.train.quantization if recipe.train else "none",  # of an adapter's training elsewhere nothing is known
         "think": recipe.base.think.model_dump(),
         "seed": recipe.seed,
     }
@@ -86,6 +92,10 @@ def _reference(recipe: Recipe) -> dict[str, Any]:
 def _gguf(recipe: Recipe) -> dict[str, Any]:
     dtype = {"dtype": recipe.merge.dtype} if recipe.gguf.source == "one_pass" else {}
     return {"gguf": recipe.gguf.model_dump(mode="json"), **dtype}
+
+
+def _lora(recipe: Recipe) -> dict[str, Any]:
+    return {}
 
 
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
@@ -111,12 +121,22 @@ STAGES: dict[str, Stage] = {
         Stage("merge", "images/train/merge.py", _merge),
         Stage("reference", "images/train/reference.py", _reference, disk=0.01),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
+        Stage("lora", "images/convert/lora_to_gguf.py", _lora),
         Stage("modelfile", "toolkit/render.py", _modelfile),
         Stage("serve", "toolkit/verify/observe.py", _serve),
         Stage("verify", "toolkit/verify/judge.py", _verify),
     )
 }
 """The stages in the order in which the data passes through them."""
+
+
+IMPORTED = Stage("train", "images/train/import_adapter.py", _adapter, network=True)
+"""What stands in the place of training where the recipe names an adapter that was trained elsewhere; what follows it sees no difference."""
+
+
+def stages(recipe: Recipe) -> dict[str, Stage]:
+    """Return the stages of one recipe by their names."""
+    return {**STAGES, "train": IMPORTED} if recipe.adapter else STAGES
 
 
 @cache

@@ -15,26 +15,33 @@ from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama, ollama_prefix
 from toolkit.stages import IMAGES
+from toolkit.variants import is_apart, quantization
 
 
 def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: Path | None = None) -> Target:
     """Return what a serve step serves: one variant of the base or the tuned model, to all or to those with the key."""
-    serve = recipe["serve"]
+    serve, variant = recipe["serve"], quantization(recipe["variant"])
+    model = inputs["base" if is_apart(recipe["variant"]) else "model"] / "model"
     return Target(
         served_name=serve["name"],
         context=serve["context"],
         parallel=serve["parallel"],
         family=recipe["family"],
-        variant=recipe["variant"],
-        model=inputs["model"] / "model",
-        gguf=inputs["gguf"] / f"model-{recipe['variant']}.gguf" if "gguf" in inputs else None,
+        variant=variant,
+        model=model,
+        gguf=inputs["gguf"] / f"model-{variant}.gguf" if "gguf" in inputs else None,
         modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
         think=Think.model_validate(recipe["think"]),
         vllm=Vllm.model_validate(serve["vllm"]),
-        shape=shape(inputs["model"] / "model"),
+        shape=shape(model),
+        adapter=_adapter(inputs) if is_apart(recipe["variant"]) else None,
         base=recipe["base"],
         api_key_file=api_key_file,
     )
+
+
+def _adapter(inputs: Mapping[str, Path]) -> Path:
+    return inputs["lora"] / "adapter.gguf" if "lora" in inputs else inputs["train"] / "adapter"
 
 
 def shape(model: Path) -> Shape | None:

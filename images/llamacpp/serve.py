@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens in one request, prompt and answer together")
     parser.add_argument("--parallel", type=int, default=1, help="requests served at once")
+    parser.add_argument("--lora", type=Path, help="GGUF file of an adapter to lay over the model")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -44,6 +45,8 @@ def parameters(given: argparse.Namespace) -> Any:
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.ui, params.cors_origins, params.offline = False, "", True
     params.endpoint_metrics = True
+    if given.lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(given.lora), 1.0)]
     if key := api_key.read():
         params.api_keys = [key]
     return params
@@ -52,8 +55,9 @@ def parameters(given: argparse.Namespace) -> Any:
 def main() -> None:
     """Serve until a signal ends the process."""
     given = arguments()
-    if not given.model.is_file():
-        raise SystemExit(f"no such file: {given.model}")
+    for path in (given.model, given.lora):
+        if path and not path.is_file():
+            raise SystemExit(f"no such file: {path}")
     # Waited for instead of handled: llama.cpp's threads inherit the block, and process 1 of a container has no default action to fall back on.
     ends = {signal.SIGINT, signal.SIGTERM}
     for one in ends:

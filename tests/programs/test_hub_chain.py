@@ -28,6 +28,17 @@ rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
 for number, part in enumerate((rows[:150], rows[150:400])):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(part), f"{sys.argv[2]}/train-{number}.parquet")
 """
+LORA = """
+import sys, torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(sys.argv[1]), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+for name, weight in model.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(weight, std=0.02)
+model.peft_config["default"].base_model_name_or_path = "owner/tiny"
+model.save_pretrained(sys.argv[2])
+"""
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -123,6 +134,28 @@ def test_what_was_run_is_planned_and_made_again_offline_without_a_socket(hub: Hu
     cold = thinkship("run", path, "--until", "base", "--store", tmp_path / "other", THINKSHIP_OFFLINE="1")
     assert cold.returncode == 4 and "are not on this machine" in cold.stderr
     assert not list((tmp_path / "other").glob("base-*/record.json"))
+
+
+def test_an_adapter_from_a_hub_is_locked_downloaded_and_imported(
+    hub: Hub, thinkship: Thinkship, tiny: Path, train_python: Path, tmp_path: Path
+) -> None:
+    folder, store = tmp_path / "lora", tmp_path / "store"
+    subprocess.run((train_python, "-c", LORA, tiny, folder), check=True, capture_output=True)
+    hub.repos["models", "owner/lora"] = Repo({**{file.name: file.read_bytes() for file in folder.iterdir()}, "optimizer.pt": b"pickle"})
+    path = recipe(tmp_path)
+    data = yaml.safe_load(path.read_text())
+    del data["train"]
+    path.write_text(yaml.safe_dump({**data, "adapter": {"source": {"hub": "owner/lora"}}}))
+    done = thinkship("run", path, "--until", "train", "--store", store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made, sealed = record(store, "train")
+    told = json.loads((made / "train.json").read_text())["trained_elsewhere"]
+    assert (told["source"], told["revision"]) == ("hub:owner/lora", hub.repos["models", "owner/lora"].commit)
+    assert sealed["recipe"]["adapter"]["source"]["revision"] == told["revision"]
+    assert not hub.sent["optimizer.pt"] and not any("names the base" in remark for remark in told["remarks"])
+    assert (made / "adapter" / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+    (made / "record.json").unlink()
+    assert thinkship("run", path, "--until", "train", "--store", store, THINKSHIP_OFFLINE="1").returncode == 0
 
 
 def test_a_run_that_is_killed_while_it_downloads_goes_on_there(hub: Hub, environment: dict[str, str], thinkship: Thinkship, tmp_path: Path) -> None:

@@ -203,3 +203,38 @@ def test_the_command_writes_the_file_and_says_what_it_pins(hub: Hub, demo, demo_
     assert recipe_file.load(path) and "base/source: owner/tiny@c0ffee" in done.output and "3 files" in done.output
     pins = json.loads((tmp_path / "smollm2-demo.lock.json").read_text())["pins"]
     assert set(pins) == {"base/source"} and str(tmp_path) not in json.dumps(pins)
+
+
+ADAPTER = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": WEIGHTS, "README.md": b"# sums", "optimizer.pt": b"x"}
+
+
+def of_adapter(demo: Recipe, source: dict) -> Recipe:
+    data = demo.model_dump(mode="json", exclude={"train"})
+    return Recipe.model_validate({**data, "adapter": {"source": source}})
+
+
+@pytest.mark.parametrize("site", ["hub", "modelscope"])
+def test_an_adapter_is_pinned_like_a_base(site: str, hub: Hub, demo, demo_folder, tmp_path, monkeypatch):
+    hub.repos["models", "owner/lora"] = Repo(dict(ADAPTER))
+    recipe = of_adapter(demo, {site: "owner/lora"})
+    first = resolve(recipe, with_data(tmp_path, demo_folder))
+    assert [file.path for file in first.pins["adapter/source"].files] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    step = next(step for step in plan(first) if step.name == "train")
+    assert [file["path"] for file in step.recipe["files"]["source"]] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    monkeypatch.setenv("THINKSHIP_OFFLINE", "1")
+    assert resolve(recipe, tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({**ADAPTER, "adapter_config.json": b'{"peft_type": "LOHA"}'}, "adapter/source: owner/lora@main: peft_type is 'LOHA'"),
+        (CHECKPOINT, "adapter/source: owner/lora@main is no PEFT adapter: it holds no adapter_config.json"),
+        ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter_model.bin alone, a pickle"),
+    ],
+)
+def test_a_repository_that_is_no_adapter_is_refused_before_anything_is_fetched(files, words, hub: Hub, demo, demo_folder, tmp_path):
+    hub.repos["models", "owner/lora"] = Repo(dict(files))
+    with pytest.raises(InvalidError) as caught:
+        resolve(of_adapter(demo, {"hub": "owner/lora"}), with_data(tmp_path, demo_folder))
+    assert words in caught.value.message

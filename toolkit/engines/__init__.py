@@ -41,6 +41,8 @@ class Target:
     vllm: Vllm = field(default_factory=Vllm)
     shape: Shape | None = None
     """Sizes of the model, where they are known."""
+    adapter: Path | None = None
+    """What is laid over the model or the GGUF while it is served: PEFT's folder, or a GGUF. None where it was merged."""
     base: bool = False
     """Whether it is the model before the fine-tune, which may not think."""
     api_key_file: Path | None = None

@@ -39,7 +39,10 @@ class LlamaCpp(OpenAI):
         size = ("--context", str(target.context), "--parallel", str(target.parallel))
         address = ("--host", tools.bind, "--port", str(port))
         program = (str(tools.python["llamacpp"]), str(tools.programs / "serve.py"))
-        return Command((*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size), target.key_settings)
+        beside = ("--lora", str(target.adapter.resolve())) if target.adapter else ()
+        return Command(
+            (*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size, *beside), target.key_settings
+        )
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers 503 while the model loads."""

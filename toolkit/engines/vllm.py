@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.catalogue import listed
 from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
-from toolkit.errors import NotReadyError, UsageError
+from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
@@ -24,6 +26,10 @@ QUANTIZATION = {
     "f16": ("--dtype", "float16"),
     "f32": ("--dtype", "float32"),
 }
+UNSERVABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+"""Settings of an adapter that vLLM refuses or leaves out (vllm/lora/peft_helper.py)."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank (vllm/config/lora.py)."""
 DRAIN_SECONDS = 60
 """Time in which answers that have begun are finished when the server is told to end."""
 UNKNOWN_SHARE = 0.9
@@ -50,7 +56,8 @@ class Vllm(OpenAI):
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
-            *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
+            *(beside(target.served_name, target.adapter) if target.adapter else ("--served-model-name", target.served_name)),
+            *("--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
             # Without a tag the parser takes an answer for reasoning: a plain model before its fine-tune writes none.
@@ -88,6 +95,25 @@ class Vllm(OpenAI):
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
+
+
+def beside(name: str, adapter: Path, found_at: Path | None = None) -> tuple[str, ...]:
+    """Return the flags that lay an adapter over the model: it bears the served name, the base another. The server finds it at another path where
+    one is given.
+
+    InvalidError for what vLLM has no place for beside a base.
+    """
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    strange = [name for name in UNSERVABLE if config.get(name)] + (["bias"] if config.get("bias", "none") != "none" else [])
+    if strange:
+        message = f"vLLM cannot serve this adapter beside its base: {', '.join(strange)} of adapter_config.json is set"
+        raise InvalidError(message, "serve it merged: serve.vllm.adapter: merged")
+    largest = max(config["r"], *(config.get("rank_pattern") or {}).values(), 0)
+    rank = next((rank for rank in RANKS if rank >= largest), None)
+    if rank is None:
+        raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, this one has {largest}", "serve it merged: serve.vllm.adapter: merged")
+    named = ("--served-model-name", f"{name}-base", "--lora-modules", f"{name}={found_at or adapter.resolve()}")
+    return (*named, "--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank))
 
 
 def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from toolkit import console, recipe_file, service
 from toolkit.artifact import FileEntry, Record
 from toolkit.engines import Target, Tools, engine
+from toolkit.engines.vllm import beside
 from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import present
 from toolkit.images import Image
@@ -109,7 +110,7 @@ def served(path: Path, wish: Wish, root: Path) -> Served:
     gpu = _on_gpu(recipe, wish)
     moved = replace(given, model=_moved(given.model), gguf=_moved(given.gguf), modelfile=_moved(given.modelfile))
     adapter = next(f"{other.directory}/adapter" for other in needed if other.name == "train") if wish.adapter else ""
-    args, env = _launch(wish, moved, gpu, recipe, adapter)
+    args, env = _launch(wish, moved, gpu, store.root / adapter if adapter else None)
     files = tuple(_files(wish, given, {other.directory: records[other.name] for other in needed}))
     main = moved.gguf if wish.engine != "vllm" else moved.model
     assert main is not None
@@ -143,7 +144,7 @@ def _moved(path: Path | None) -> Path | None:
     return MODELS / directory.name / path.name
 
 
-def _launch(wish: Wish, moved: Target, gpu: bool, recipe: Recipe, adapter: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _launch(wish: Wish, moved: Target, gpu: bool, adapter: Path | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return arguments and settings, taken from the very command that the local runner starts."""
     name = wish.engine
     card = next(iter(present()), None) if gpu else None
@@ -154,15 +155,9 @@ def _launch(wish: Wish, moved: Target, gpu: bool, recipe: Recipe, adapter: str) 
         return (), {"MODEL_NAME": moved.served_name, "MODELFILE": str(moved.modelfile), **env}
     args = list(command.argv[command.argv.index("--model") :])
     if adapter:
-        args[args.index("--served-model-name") + 1] += "-base"
-        args += _adapter_flags(moved.served_name, recipe.train.lora.rank, adapter)
+        place = args.index("--served-model-name")
+        args[place : place + 2] = beside(moved.served_name, adapter, MODELS / adapter.parent.name / adapter.name)
     return tuple(args), env
-
-
-def _adapter_flags(name: str, rank: int, adapter: str) -> tuple[str, ...]:
-    """Return vLLM's flags for one adapter: asked for by the model's name, while the base answers as NAME-base."""
-    most = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-    return ("--enable-lora", "--max-lora-rank", str(most), "--lora-modules", f"{name}={MODELS / adapter}")
 
 
 def _files(wish: Wish, given: Target, records: Mapping[str, Record]) -> Iterator[File]:

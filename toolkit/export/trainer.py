@@ -44,6 +44,8 @@ def objects(path: Path, where: Where) -> tuple[dict[str, Any], ...]:
     or data set are not made.
     """
     recipe = recipe_file.load(path)
+    if recipe.train is None:
+        raise InvalidError("adapter: was trained elsewhere, so that there is nothing to train", "state train instead of adapter in the recipe")
     processes = recipe.train.processes
     if processes % where.nodes or processes < where.nodes:
         raise InvalidError(f"train/processes: {processes} cannot be shared among {where.nodes} nodes", f"state a multiple of {where.nodes}")

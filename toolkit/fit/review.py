@@ -76,6 +76,9 @@ def _base(case: Case) -> Iterator[Finding]:
 
 
 def _train(case: Case) -> Iterator[Finding]:
+    if case.recipe.train is None:
+        yield Finding("ok", "fit train", "nothing is trained here: the recipe names an adapter that was trained elsewhere")
+        return
     wanted = training.Training.of_recipe(case.recipe)
     yield from _driver(case, "fit train")
     if case.card is None:
@@ -102,6 +105,7 @@ def _smaller(case: Case, wanted: training.Training, length: int, batch: int) -> 
 
 def _time(case: Case, wanted: training.Training) -> str:
     train = case.recipe.train
+    assert train
     tokens = train.steps * train.gradient_accumulation * wanted.tokens
     seconds = training.seconds(case.base.shape, tokens, case.card) if case.card else None
     return f"{tokens / 1e6:.1f} M tokens at most" + (f" in {seconds / 60:.0f} minutes or fewer" if seconds else "")

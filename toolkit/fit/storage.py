@@ -30,8 +30,9 @@ def disk(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]
     """Yield what is left on the disk, in bytes; the environments, about 15 GB, are not counted."""
     shape = checkpoint.shape
     yield Term("base", checkpoint.bytes, "as it is stored on the hub")
-    adapter = adapter_parameters(shape, Training.of_recipe(recipe))
-    yield Term("adapter and checkpoints", CHECKPOINTS * adapter * 12, "weights and optimiser in 32 bits")
+    if recipe.train:
+        adapter = adapter_parameters(shape, Training.of_recipe(recipe))
+        yield Term("adapter and checkpoints", CHECKPOINTS * adapter * 12, "weights and optimiser in 32 bits")
     yield Term("merged model", merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
     if {"llamacpp", "ollama"} & set(engines):
         for kind in recipe.gguf.types:
@@ -58,6 +59,7 @@ def proof_memory(shape: Shape) -> float:
 
 def training_memory(checkpoint: Checkpoint, recipe: Recipe) -> float:
     """Return the least bytes of memory of a training without a card: the frozen base alone, in NF4 or in 32 bits."""
+    assert recipe.train
     shape = checkpoint.shape
     each = 0.516 if recipe.train.quantization == "nf4" or checkpoint.prequantized else 4
     return shape.linear_parameters * each + shape.embedding_parameters * 4

@@ -68,7 +68,9 @@ class Training:
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Training:
         """Read a recipe."""
-        train, lora = recipe.train, recipe.train.lora
+        train = recipe.train
+        assert train
+        lora = train.lora
         optimizer = getattr(train, "optimizer", "adamw")
         rows = (train.batch_size, recipe.dataset.max_length)
         return cls(train.engine, train.quantization, lora.rank, lora.target_modules, *rows, optimizer)

@@ -91,6 +91,33 @@ class Gguf(BaseModel):
     imatrix: Matrix | None = None
 
 
+class Trainer(BaseModel):
+    """Who made an adapter, by its files alone."""
+
+    model_config = OPEN
+    name: str | None = None
+    version: str | None = None
+    peft: str | None = None
+    """PEFT's version."""
+
+
+class Elsewhere(BaseModel):
+    """An adapter that was trained elsewhere: how it learnt is not known here."""
+
+    model_config = OPEN
+    source: str
+    trainer: Trainer = Trainer()
+    kind: str = "LoRA"
+    rank: int
+    target_modules: tuple[str, ...] | str
+    trainable_parameters: int
+    sha256: str
+    losses_told: int = 0
+    """Losses in its trainer's own record; none is judged."""
+    remarks: tuple[str, ...] = ()
+    """What could not be checked of it, and what differs from this recipe without being wrong."""
+
+
 class Facts(BaseModel):
     """What was seen, unjudged."""
 
@@ -105,6 +132,8 @@ class Facts(BaseModel):
     gguf: Gguf | None = None
     dataset: dict[str, Any] = {}
     """The audit of the training and the held-out rows."""
+    adapter: Elsewhere | None = None
+    """Where the adapter was not trained by this run."""
 
 
 class Published(Report):

@@ -59,12 +59,25 @@ def open_points(checks: Iterable[Document]) -> list[Document]:
     return failed + [check for check in listed if check["status"] == "skip" and check["required"]]
 
 
+def elsewhere(report: Document) -> str:
+    """Say in one sentence that the adapter was trained elsewhere, by whom and what is not known of it; empty where it was trained here."""
+    adapter = report["observed"].get("adapter")
+    if not adapter:
+        return ""
+    made_by = adapter["trainer"]
+    name = " ".join(filter(None, (made_by.get("name"), made_by.get("version")))) or "a trainer that its files do not name"
+    told = adapter.get("losses_told", 0)
+    losses = f"its own record of {told} losses was not checked" if told else "how its loss fell is not known"
+    return f"The adapter was trained elsewhere, by {name} ({adapter['source']}, {adapter['kind']} of rank {adapter['rank']}): {losses}."
+
+
 def reasons(report: Document) -> list[str]:
     """Say in sentences what a verdict rests on, the open points aside."""
     checks, rows = report["checks"], [row for row in comparison(report) if row["change"]]
     count = {status: sum(check["status"] == status for check in checks) for status in ("pass", "fail", "skip")}
     required = sum(check["required"] for check in checks)
     lines = [f"{len(checks)} checks, {required} of them required: {count['pass']} passed, {count['fail']} failed, {count['skip']} skipped."]
+    lines += filter(None, (elsewhere(report),))
     if rows:
         kinds = [row["change"].change(len(rows)) for row in rows]
         words = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("improved", "no evidence", "worse") if kind in kinds)

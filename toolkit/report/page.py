@@ -44,6 +44,8 @@ def html(report: Document) -> str:
         files=facts.files(gguf),
         guidance=facts.guidance(gguf),
         best=recommended(gguf) if gguf.get("types") else None,
+        adapter=observed.get("adapter"),
+        elsewhere=facts.elsewhere(report),
         dataset=facts.audit(observed.get("dataset") or {}),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

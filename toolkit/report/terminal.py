@@ -32,6 +32,8 @@ def show(report: Document) -> None:
         console.say(f"note: {note}")
     if len(notes) > NOTES:
         console.say(f"note: {len(notes) - NOTES} more pairs of endpoints differ; report.html has them all")
+    for remark in (report["observed"].get("adapter") or {}).get("remarks", ()):
+        console.say(f"adapter: {remark}")
     for reason in reasons(report):
         console.say(reason)
     console.say(f"verdict: {report['verdict']}")

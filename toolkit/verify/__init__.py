@@ -12,6 +12,7 @@ from toolkit.assessment import Fidelity, Identity, Soak, Task
 from toolkit.chat_template import ChatTemplate
 from toolkit.engines import Ends
 from toolkit.recipe import Think
+from toolkit.variants import quantization
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -126,6 +127,11 @@ class Expectations:
     parallel: int = 1
     timeout: float = 120.0
     """Seconds one answer may take."""
+
+    @property
+    def quantization(self) -> str:
+        """What the variant does to the weights."""
+        return quantization(self.variant)
 
     @property
     def max_tokens(self) -> int:

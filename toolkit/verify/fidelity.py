@@ -91,7 +91,7 @@ def _scored(chat: Chat, probes: Iterable[Probe], template: ChatTemplate) -> Iter
 def _judged(name: str, pairs: list[tuple[float, Scored]], expectations: Expectations) -> Finding:
     top1 = sum(token.text == token.best for _, token in pairs) / len(pairs)
     gap = sum(merged - (token.logprob or 0.0) for merged, token in pairs) / len(pairs)
-    coarse, variant, wanted = expectations.variant in COARSE, expectations.variant, expectations.fidelity
+    coarse, variant, wanted = expectations.quantization in COARSE, expectations.quantization, expectations.fidelity
     least = wanted.top1.get(variant, TOP1_COARSE if coarse else TOP1)
     most = wanted.gap.get(variant, GAP_COARSE if coarse else GAP)
     passed = top1 >= least and gap <= most

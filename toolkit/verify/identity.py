@@ -97,7 +97,7 @@ def _common(one: Iterable[str], other: Iterable[str]) -> int:
 
 def allowed(expectations: Expectations) -> tuple[float, float]:
     """Return the least share of equal tokens and the largest distance for the variant that is served."""
-    variant, coarse = expectations.variant, expectations.variant in COARSE
+    variant, coarse = expectations.quantization, expectations.quantization in COARSE
     equal = expectations.identity.equal.get(variant, EQUAL_COARSE if coarse else EQUAL)
     return equal, expectations.identity.distance.get(variant, DISTANCE_COARSE if coarse else DISTANCE)
 

@@ -103,7 +103,7 @@ def _context(name: str, seen: Settings, expectations: Expectations) -> Outcome:
 
 
 def _quantization(name: str, seen: Settings, expectations: Expectations) -> Outcome:
-    wanted = expectations.variant
+    wanted = expectations.quantization
     if not wanted:
         return {"status": "skip", "message": "no quantisation was stated to compare with"}
     if seen.quantization is None:

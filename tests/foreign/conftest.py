@@ -1,0 +1,97 @@
+"""Other trainers, each in a locked environment of its own, and the demo's base for them to train over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toolkit import process
+from toolkit.runners.environment import CACHE, uv
+from toolkit.stages import ROOT, digest_files
+
+HERE = Path(__file__).parent
+RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
+ROWS = 400
+"""Rows that the trainers are given."""
+Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(name: str) -> Path:
+    """Return the folder of the environment that NAME.lock pins, made once."""
+    lock = HERE / f"{name}.lock"
+    folder = CACHE / "envs" / f"foreign-{name}-{digest_files((lock,))[:12]}"
+    if not (folder / ".complete").is_file():
+        python = folder / "bin" / "python"
+        process.run(process.Command((uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))))
+        process.run(process.Command((uv(), "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock))))
+        (folder / ".complete").touch()
+    return folder
+
+
+def run_trainer(argv: tuple[object, ...], folder: Path, **settings: str) -> None:
+    """Run a trainer to its end; it may reach no hub."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "MODELSCOPE_CACHE": str(folder / "ms"), "WANDB_MODE": "offline"}
+    env = {**process.WAITING, **os.environ, **offline, **settings}
+    done = subprocess.run(tuple(map(str, argv)), cwd=folder, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def thinkship(store: Path) -> Thinkship:
+    """thinkship("run", ...) runs the command line in the session's store and returns how it ended."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        argv = (sys.executable, "-m", "toolkit.cli", *map(str, words), "--store", str(store))
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def base(thinkship: Thinkship, store: Path) -> Path:
+    """The checkpoint that the demo's base step leaves, with the think tags in its vocabulary."""
+    done = thinkship("run", RECIPE, "--until", "base")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = store.glob("base-*/model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's training rows as messages, the reasoning between its tags: what the trainers' own documentation asks for."""
+    lines = (ROOT / "recipes" / "data" / "sums-train.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
+    path = tmp_path_factory.mktemp("rows") / "sums.jsonl"
+    path.write_text("".join(json.dumps({"messages": _messages(json.loads(line))}) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _messages(row: dict[str, str]) -> list[dict[str, str]]:
+    said = f"<think>\n{row['Complex_CoT']}\n</think>\n\n{row['Response']}"
+    return [{"role": "user", "content": row["Question"]}, {"role": "assistant", "content": said}]
+
+
+def recipe_of(adapter: Path, name: str, folder: Path) -> Path:
+    """Write the demo's recipe with an adapter in the place of its training, two files to serve and fewer questions."""
+    data: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    del data["train"]
+    data |= {"name": name, "adapter": {"source": {"path": str(adapter)}}}
+    for part in ("source", "holdout"):
+        data["dataset"][part]["path"] = str(RECIPE.parent / data["dataset"][part]["path"])
+    data["gguf"] |= {"types": ["f16", "q8_0"], "rows": 4}
+    data["verify"]["task"] |= {"questions": 30, "at_least": 0.5}  # half as many steps as the demo's
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return path

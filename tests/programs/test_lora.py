@@ -1,0 +1,91 @@
+"""An adapter as a GGUF of its own: what llama.cpp makes of it over the base is what the merged model says; what it has no place for is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import program_environment
+from training import PROGRAMS, piece
+
+from toolkit.contracts import check
+from toolkit.engines import Target
+from toolkit.engines.wire import ask
+from toolkit.places import Machine
+from toolkit.serving import serving
+from toolkit.stages import IMAGES
+from toolkit.targets import tools
+
+HERE = Path(__file__).parent
+CONVERT = IMAGES / "convert"
+PRINTABLE = 3 + ord("e")
+"""A token of the tiny model that is text by itself: half a letter is answered without its probabilities, which no bias moves."""
+
+
+@pytest.fixture(scope="module")
+def adapters(train_python: Path, tiny_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which every case of adapters.py was made and imported."""
+    made = tmp_path_factory.mktemp("adapters") / "all"
+    argv = (str(train_python), str(HERE / "adapters.py"), str(tiny_inputs["base"]), str(made))
+    subprocess.run(argv, check=True, capture_output=True, env=program_environment())
+    return made
+
+
+def converted(run_program: Any, python: Path, base: Path, adapter: Path, folder: Path) -> Any:
+    return run_program(python, CONVERT / "lora_to_gguf.py", {"base": base, "train": adapter}, {}, folder)
+
+
+REFUSED = {
+    "trained_tags": "no place for 1 of the adapter's tensors, as base_model.model.model.embed_tokens",
+    "dora": "no place for 4 of the adapter's tensors, as base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector",
+    "whole_embeddings_saved": "no place for 1 of the adapter's tensors, as base_model.model.model.embed_tokens.weight",
+    "rank_stabilized": "the adapter's scale is not alpha / rank throughout (use_rslora)",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_llama_cpp_has_no_place_for_is_refused_and_not_left_out(name, adapters, tiny_inputs, convert_python, run_program, tmp_path):
+    done = converted(run_program, convert_python, tiny_inputs["base"], adapters / f"{name}-output", tmp_path)
+    assert done.code == 3, done.log[-2000:]
+    assert REFUSED[name] in done.error["message"] and "merged" in done.error["remedy"]
+    assert not list(done.output.iterdir())
+
+
+def gguf(python: Path, model: Path, target: Path) -> Path:
+    script = python.parent.parent / "llama.cpp" / "convert_hf_to_gguf.py"
+    subprocess.run((python, script, model, "--outfile", target, "--outtype", "f32"), check=True, capture_output=True, env=program_environment())
+    return target
+
+
+def likeliest(gguf: Path, adapter: Path | None, folder: Path) -> dict[tuple[str, int], float]:
+    """Return the log-probabilities of the tokens that may follow three texts, by text and token."""
+    folder.mkdir()
+    target = Target("tiny", 256, 1, "qwq", "f32", gguf=gguf, adapter=adapter)
+    found = {}
+    with serving("llamacpp", target, Machine(tools("llamacpp", folder)), folder / "log") as endpoint:
+        for text in ("What is 12 + 12?", "<think>", "twice"):
+            told = ask(f"{endpoint.root}/completion", {"prompt": text, "n_predict": 1, "n_probs": 300, "logit_bias": [[PRINTABLE, 100]]})
+            found |= {(text, seen["id"]): seen["logprob"] for seen in told["completion_probabilities"][0]["top_logprobs"]}
+    return found
+
+
+def test_base_and_adapter_say_what_the_merged_model_says(adapters, tiny_inputs, train_python, convert_python, run_program, tmp_path):
+    lora = converted(run_program, convert_python, tiny_inputs["base"], adapters / "strong-output", tmp_path / "lora")
+    assert lora.code == 0, lora.log[-2000:]
+    check("lora", lora.output, {})
+    assert json.loads((lora.output / "lora.json").read_text())["pairs"] == 4
+    wanted = piece("merge", merge={"dtype": "float32", "max_logit_difference": 0.01})
+    merged = run_program(train_python, PROGRAMS / "merge.py", {**tiny_inputs, "train": adapters / "strong-output"}, wanted, tmp_path / "merge")
+    assert merged.code == 0, merged.log[-2000:]
+    base = gguf(convert_python, tiny_inputs["base"] / "model", tmp_path / "base.gguf")
+    whole = gguf(convert_python, merged.output / "model", tmp_path / "merged.gguf")
+    alone, beside, together = (
+        likeliest(file, lora_file, tmp_path / name)
+        for name, file, lora_file in (("a", base, None), ("b", base, lora.output / "adapter.gguf"), ("c", whole, None))
+    )
+    assert len(together) > 700 and beside.keys() == together.keys()
+    assert max(abs(beside[key] - together[key]) for key in together) < 1e-3
+    assert max(abs(alone[key] - together[key]) for key in together) > 0.1, "the adapter must make a difference for this to show anything"
