@@ -90,6 +90,13 @@ def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"merge.json: logits differ from base + adapter by {seen}, more than {limit}"
 
 
+def _compress(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield from _model(directory / "model", recipe["think"])
+    if "quantization_config" not in _json(directory / "model" / "config.json"):
+        yield "config.json: says nothing of a quantisation"
+    yield from (f"{recipe['format']}: {words}" for words in breaches(recipe["format"], _json(directory / "compress.json"), "compress"))
+
+
 def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     measured = _json(directory / "gguf.json")["types"]
     for kind in recipe["gguf"]["types"]:
@@ -124,6 +131,7 @@ CONTRACTS: dict[str, Check] = {
     "dataset": _dataset,
     "train": _train,
     "merge": _merge,
+    "compress": _compress,
     "gguf": _gguf,
     "modelfile": _modelfile,
     "serve": _serve,

@@ -44,9 +44,9 @@ def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
 def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
-    assert served.model is not None
     where = place(recipe["engine"], task.scratch)
-    expected = on_hardware(expectations_of(dict(recipe), task.inputs["dataset"], served.model), served, on_gpu(recipe["engine"], where))
+    wanted = expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model")  # the merged model's word, whatever is served
+    expected = on_hardware(wanted, served, on_gpu(recipe["engine"], where))
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:
@@ -65,6 +65,8 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     facts = {"dataset": _json(task.inputs["dataset"] / "stats.json")}
     if "gguf" in task.inputs:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
+    if stored := [_json(path / "compress.json") for name, path in task.inputs.items() if name.startswith("compress-")]:
+        facts["compress"] = stored[0] | {"types": {kind: seen for found in stored for kind, seen in found["types"].items()}}
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
     verdict.write(task.output / "report.json")
     report.Files(html=task.output / "report.html", junit=task.output / "report.xml").write(_json(task.output / "report.json"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.artifact import digest
+from toolkit.compression import STORED
 from toolkit.recipe import EngineName, Recipe
 from toolkit.resolve import Lock, content_of_path
 from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files
@@ -66,11 +67,14 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield Step("dataset", STAGES["dataset"], slices["dataset"], {"base": "base"}, places), [lock.dataset, lock.holdout]
     yield Step("train", STAGES["train"], slices["train"], {"base": "base", "dataset": "dataset"}), _other_lock(STAGES["train"], slices["train"])
     yield Step("merge", STAGES["merge"], slices["merge"], {"base": "base", "train": "train", "dataset": "dataset"}), []
+    stored = list(_compress_drafts(recipe, slices)) if "vllm" in engines else []
+    yield from stored
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(recipe, slices, "ollama" in engines)
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
+    inputs |= {draft.name: draft.name for draft, _ in stored}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
 
@@ -85,6 +89,13 @@ def _report_digest() -> str:
     """Return what a report's page and XML are made by: the verify step leaves them beside the verdict."""
     folder = ROOT / "toolkit" / "report"
     return digest_files((*program_files(folder / "__init__.py"), *sorted(folder.glob("page.*"))))
+
+
+def _compress_drafts(recipe: Recipe, slices: Mapping[str, Any]) -> Iterator[tuple[Step, list[str]]]:
+    stage = STAGES["compress"]
+    for variant in (variant for variant in recipe.serve.vllm.variants if variant in STORED):
+        arguments = {**slices["compress"], "format": variant}
+        yield Step(f"compress-{variant}", stage, arguments, {"model": "merge", "dataset": "dataset"}), _other_lock(stage, arguments)
 
 
 def _gguf_drafts(recipe: Recipe, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
@@ -119,6 +130,8 @@ def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> 
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":
         inputs["modelfile"] = f"modelfile{tail}"
+    if engine == "vllm" and variant in STORED:
+        inputs["checkpoint"] = f"compress-{variant}"
     arguments = {**STAGES["serve"].slice(recipe), "engine": engine, "variant": variant, "base": base}
     return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments, inputs)
 

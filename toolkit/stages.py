@@ -78,6 +78,15 @@ def _gguf(recipe: Recipe) -> dict[str, Any]:
     return {"gguf": recipe.gguf.model_dump(mode="json")}
 
 
+def _compress(recipe: Recipe) -> dict[str, Any]:
+    return {"compress": recipe.compress.model_dump(mode="json"), "think": recipe.base.think.model_dump()}
+
+
+def _compress_lock(recipe: Mapping[str, Any]) -> str:
+    """llm-compressor and its quantisation libraries are for those alone who ask for what it makes."""
+    return "requirements.lock" if recipe.get("format") == "bnb-nf4-stored" else "compress.lock"
+
+
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
     return {"modelfile": recipe.modelfile.model_dump(), "family": recipe.base.family, "context": recipe.serve.context}
 
@@ -99,6 +108,7 @@ STAGES: dict[str, Stage] = {
         Stage("dataset", "images/train/prepare_dataset.py", _dataset, network=True),
         Stage("train", "images/train/train.py", _train, disk=0.5, lock=_train_lock),
         Stage("merge", "images/train/merge.py", _merge),
+        Stage("compress", "images/train/compress.py", _compress, lock=_compress_lock),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
         Stage("modelfile", "toolkit/render.py", _modelfile),
         Stage("serve", "toolkit/verify/observe.py", _serve),

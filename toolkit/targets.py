@@ -26,7 +26,7 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         parallel=serve["parallel"],
         family=recipe["family"],
         variant=recipe["variant"],
-        model=inputs["model"] / "model",
+        model=inputs.get("checkpoint", inputs["model"]) / "model",
         gguf=inputs["gguf"] / f"model-{recipe['variant']}.gguf" if "gguf" in inputs else None,
         modelfile=inputs["modelfile"] / "Modelfile" if "modelfile" in inputs else None,
         think=Think.model_validate(recipe["think"]),

@@ -1,5 +1,5 @@
-"""vLLM: the merged checkpoint in 16 bit, or quantised to FP8 or NF4 while it loads, sized for the card and the load; the reasoning in
-`reasoning`.
+"""vLLM: the merged checkpoint in 16 bit, quantised to FP8 or NF4 while it loads, or stored in fewer bits; sized for the card and the load; the
+reasoning in `reasoning`.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolkit.compression import STORED
 from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.catalogue import listed
 from toolkit.engines.openai import OpenAI
@@ -16,10 +17,12 @@ from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
 
-QUANTIZATION = {
+QUANTIZATION: dict[str, tuple[str, ...]] = {
     "fp8": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
     "fp8-weights": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
     "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes", "--dtype", "bfloat16"),
+    # stored: the checkpoint's own config.json says how its weights lie there
+    **dict.fromkeys(STORED, ("--dtype", "bfloat16")),
     "bf16": ("--dtype", "bfloat16"),
     "f16": ("--dtype", "float16"),
     "f32": ("--dtype", "float32"),

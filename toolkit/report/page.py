@@ -41,7 +41,7 @@ def html(report: Document) -> str:
         names=list(dict.fromkeys(check["name"] for check in report["checks"])),
         matrix=facts.matrix(observed.get("agreement", [])),
         transcripts=facts.transcripts(report),
-        files=facts.files(gguf),
+        files=facts.files(report),
         best=recommended(gguf) if gguf.get("types") else None,
         dataset=facts.audit(observed.get("dataset") or {}),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
