@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from checkpoint import REPORTED, load_tokenizer, share
+from checkpoint import load_model, load_tokenizer, share
 from divergence import Rows, log_probabilities, measure
 from formats import FORMATS, Wanted
 from program import BROKEN, INVALID, Args, ProgramError, note, progress, run
-from transformers import AutoModelForCausalLM
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 LIMITS = {"max_kl": ("mean_kl", True), "min_top1": ("top1", False), "max_perplexity_growth": ("perplexity_growth", True)}
@@ -39,9 +37,9 @@ def main(args: Args) -> int:
     complete(model, target)
     facts |= {"seconds": round(time.monotonic() - began, 1), "calibration_rows": len(calibration)}
     progress(1, 3, "parts", f"{kind}: written in {facts['seconds']} s")
-    reference = list(log_probabilities(load(model), held_out))
+    reference = list(log_probabilities(load_model(model), held_out))
     progress(2, 3, "parts", "the 16-bit model's choices are known")
-    facts |= measure(reference, log_probabilities(load(target), held_out), held_out)
+    facts |= measure(reference, log_probabilities(load_model(target), held_out), held_out)
     sizes = {"bytes": size(target), "reference_bytes": size(model)}
     limits = {name: settings[name] for name in LIMITS}
     report = {"reference": "merged", "rows": len(held_out), "types": {kind: {**sizes, **facts}}, "limits": limits}
@@ -75,15 +73,6 @@ def complete(model: Path, target: Path) -> None:
     config["quantization_config"] = made["quantization_config"]
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     share(target)
-
-
-def load(folder: Path) -> Any:
-    """Return a checkpoint to compute with in 32 bits; ProgramError (6) unless its files hold exactly the model's weights."""
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    problems = [f"{name} {sorted(map(str, report[name]))[:3]}" for name in REPORTED if report[name]]
-    if problems:
-        raise ProgramError(f"{folder.name} does not load strictly: {'; '.join(problems)}", "look at the stage's log", BROKEN)
-    return model.eval()
 
 
 def size(folder: Path) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoint import load_model
 from program import INVALID, ProgramError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -89,7 +90,7 @@ FORMATS: Mapping[str, Callable[[Path, Path, Wanted], dict[str, Any]]] = {
 
 def _load(model: Path) -> Any:
     """Return the model in its own 16 bits: scales are stored in the type of the weights, and must be found in it."""
-    return AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    return load_model(model, "auto")
 
 
 def _ignored(wanted: Wanted) -> list[str]:

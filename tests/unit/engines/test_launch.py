@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.compression import STORED
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.recipe import Vllm
@@ -78,6 +79,12 @@ def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
     assert line.endswith("--seed 1") and "--host 127.0.0.1 --port 8000" in line
     assert "--disable-log-stats" not in line  # with it /metrics holds no figure of vLLM's own
     assert command.env["HF_HUB_OFFLINE"] == "1" and ("VLLM_CPU_KVCACHE_SPACE" in command.env) is not gpu
+
+
+@pytest.mark.parametrize("variant", STORED)
+def test_a_stored_checkpoint_says_itself_how_its_weights_lie(target, tools, variant):
+    line = " ".join(engine("vllm").launch(replace(target, variant=variant), 8000, tools).argv)
+    assert "--quantization" not in line and "--load-format" not in line and "--dtype bfloat16" in line
 
 
 @pytest.mark.parametrize(("name", "variant"), [("llamacpp", "q8_0"), ("vllm", "bf16"), ("transformers", "bf16")])
