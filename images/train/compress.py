@@ -32,8 +32,7 @@ def main(args: Args) -> int:
     held_out = rows_of(args.inputs["dataset"] / "eval.jsonl", tokenizer, settings["eval_rows"])
     progress(0, 3, "parts", f"{kind}: {len(calibration)} rows to calibrate on")
     began = time.monotonic()
-    texts = [ids for ids, _ in calibration]
-    facts = FORMATS[kind](model, target, Wanted(texts, max(map(len, texts)), tuple(settings["ignore"])))
+    facts = FORMATS[kind](model, target, Wanted([ids for ids, _ in calibration], tuple(settings["ignore"])))
     complete(model, target)
     facts |= {"seconds": round(time.monotonic() - began, 1), "calibration_rows": len(calibration)}
     progress(1, 3, "parts", f"{kind}: written in {facts['seconds']} s")

