@@ -15,6 +15,7 @@ for folder in train convert llamacpp lmeval; do
   lock "$folder" requirements.in requirements.lock
 done
 lock train tracking.in tracking.lock --constraint requirements.lock
+lock train compress.in compress.lock --constraint requirements.lock
 lock train unsloth.in unsloth.lock --excludes unsloth.excludes.txt
 lock verify ../../pyproject.toml requirements.lock --no-emit-package uv --constraint ../../requirements.lock
 lock vllm requirements.in requirements.lock --overrides overrides.txt --excludes excludes.txt

@@ -21,6 +21,7 @@ SERVED = (
     ("llamacpp", "f16", 0.98, 55.0),
     ("ollama", "q4_k_m", 0.86, 90.0),
     ("vllm", "bnb-nf4", 0.9, 11.0),
+    ("vllm", "w4a16", 0.94, 19.0),
     ("vllm", "bf16", 0.98, 24.0),
     ("transformers", "bf16", 0.98, 8.5),
 )
@@ -49,6 +50,11 @@ FACTS: dict[str, Any] = {
         "limits": {"max_kl": {"q8_0": 0.01, "q4_k_m": 0.2}, "min_top1": {"q4_k_m": 0.85}, "max_perplexity_growth": {}},
         "size_limit": 140.0,
         "imatrix": {"file": "imatrix.gguf", "from": "the training rows", "texts": 64, "tokens": 4700},
+    },
+    "compress": {
+        "reference": "merged",
+        "types": {"w4a16": _file(97_400_000, (0.0021, 0.041, 0.3), 0.994, 1.0039, 5.8)},
+        "limits": {"max_kl": {"w4a16": 0.05}},
     },
     "dataset": {"train": {"read": 3003, "kept": 3000, "dropped": {"too long": 3}}, "eval": {"read": 237, "kept": 237}, "longest_row": 69},
 }

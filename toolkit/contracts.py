@@ -112,6 +112,13 @@ def _reference(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _missing(directory, "probes.jsonl", "tokens.jsonl", "reference.json")
 
 
+def _compress(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield from _model(directory / "model", recipe["think"])
+    if "quantization_config" not in _json(directory / "model" / "config.json"):
+        yield "config.json: says nothing of a quantisation"
+    yield from (f"{recipe['format']}: {words}" for words in breaches(recipe["format"], _json(directory / "compress.json"), "compress"))
+
+
 def _gguf(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     measured = _json(directory / "gguf.json")["types"]
     for kind in recipe["gguf"]["types"]:
@@ -153,6 +160,7 @@ CONTRACTS: dict[str, Check] = {
     "train": _train,
     "merge": _merge,
     "reference": _reference,
+    "compress": _compress,
     "gguf": _gguf,
     "lora": _lora,
     "modelfile": _modelfile,

@@ -45,9 +45,8 @@ def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     """Start one engine for real, hold it against every contract while it lives, and leave what was seen."""
     served = target(recipe, task.inputs)
     where = place(recipe["engine"], task.scratch)
-    expected = on_hardware(
-        expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model"), served, on_gpu(recipe["engine"], where)
-    )
+    wanted = expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model")  # the merged model's word, whatever is served
+    expected = on_hardware(wanted, served, on_gpu(recipe["engine"], where))
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:
@@ -68,6 +67,8 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
     if "train" in task.inputs:
         facts["adapter"] = _json(task.inputs["train"] / "train.json")["trained_elsewhere"]
+    if stored := [_json(path / "compress.json") for name, path in task.inputs.items() if name.startswith("compress-")]:
+        facts["compress"] = stored[0] | {"types": {kind: seen for found in stored for kind, seen in found["types"].items()}}
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])
     verdict.write(task.output / "report.json")
     report.Files(html=task.output / "report.html", junit=task.output / "report.xml").write(_json(task.output / "report.json"))

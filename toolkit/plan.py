@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.artifact import digest
+from toolkit.compression import STORED
 from toolkit.errors import InvalidError
 from toolkit.recipe import EngineName, Placing, Recipe
 from toolkit.resolve import Lock, content_of_path
@@ -70,6 +71,8 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     tuned = _tuned(recipe)
     _require_merge(recipe, engines)
     yield Step(tuned, STAGES[tuned], slices[tuned], {"base": "base", "train": "train", "dataset": "dataset"}), []
+    stored = list(_compress_drafts(recipe, slices)) if "vllm" in engines else []
+    yield from stored
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(lock, slices, "ollama" in engines)
     if "llamacpp" in engines and recipe.serve.llamacpp.adapter != "merged":
@@ -77,6 +80,7 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
+    inputs |= {draft.name: draft.name for draft, _ in stored}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
     inputs |= {"train": "train"} if recipe.adapter else {}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
@@ -114,6 +118,13 @@ def _report_digest() -> str:
     return digest_files((*program_files(folder / "__init__.py"), *sorted(folder.glob("page.*"))))
 
 
+def _compress_drafts(recipe: Recipe, slices: Mapping[str, Any]) -> Iterator[tuple[Step, list[str]]]:
+    stage = STAGES["compress"]
+    for variant in (variant for variant in recipe.serve.vllm.variants if variant in STORED):
+        arguments = {**slices["compress"], "format": variant}
+        yield Step(f"compress-{variant}", stage, arguments, {"model": "merge", "dataset": "dataset"}), _other_lock(stage, arguments)
+
+
 def _gguf_drafts(lock: Lock, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
     recipe = lock.recipe
     reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]], "imatrix": None, "source": "merge"}}
@@ -139,7 +150,8 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
         case "ollama":
             return (recipe.modelfile.gguf,)
         case "vllm":
-            return _placed(recipe.serve.vllm.adapter, recipe.serve.vllm.variants, recipe.serve.vllm.variants)
+            merged = recipe.serve.vllm.variants  # what is stored is stored merged
+            return _placed(recipe.serve.vllm.adapter, merged, tuple(kind for kind in merged if kind not in STORED))
         case "transformers":
             return (BITS[recipe.merge.dtype],)
 
@@ -159,6 +171,8 @@ def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> 
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":
         inputs["modelfile"] = f"modelfile{tail}"
+    if engine == "vllm" and variant in STORED:
+        inputs["checkpoint"] = f"compress-{variant}"
     arguments = {**STAGES["serve"].slice(recipe), "engine": engine, "variant": variant, "base": base}
     return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments, inputs)
 

@@ -1,4 +1,6 @@
-"""gguf.json, what the gguf stage measured of its files: held against the limits of the recipe that stand in it, and asked for the best file."""
+"""gguf.json and compress.json, what these stages measured of their files: held against the limits of the recipe that stand there too, and asked for
+the best file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a file, the key of its limit under `gguf`, and how it is told."""
+    """One figure of a file, the key of its limit in the recipe, and how it is told."""
 
     figure: str
     limit: str
@@ -17,12 +19,12 @@ class Measure:
     least: bool = False
     """Whether the limit is a lower one."""
 
-    def breach(self, kind: str, seen: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    def breach(self, kind: str, seen: Mapping[str, Any], limits: Mapping[str, Any], section: str) -> str:
         """Say how a file breaks its limit, nothing where it keeps it, has none or was not measured."""
         limit, value = limits.get(self.limit, {}).get(kind), seen.get(self.figure)
         if limit is None or value is None or (value >= limit if self.least else value <= limit):
             return ""
-        return f"{self.words} {value:.4f}, gguf/{self.limit}/{kind} allows {limit:g}"
+        return f"{self.words} {value:.4f}, {section}/{self.limit}/{kind} allows {limit:g}"
 
 
 MEASURES = (
@@ -32,10 +34,10 @@ MEASURES = (
 )
 
 
-def breaches(kind: str, gguf: Mapping[str, Any]) -> list[str]:
-    """Return how a file of gguf.json breaks the limits that stand there too."""
+def breaches(kind: str, gguf: Mapping[str, Any], section: str = "gguf") -> list[str]:
+    """Return how a file breaks its limits, which the recipe states in the named section."""
     seen, limits = gguf["types"].get(kind, {}), gguf.get("limits", {})
-    return [words for measure in MEASURES if (words := measure.breach(kind, seen, limits))]
+    return [words for measure in MEASURES if (words := measure.breach(kind, seen, limits, section))]
 
 
 def is_limited(kind: str, gguf: Mapping[str, Any]) -> bool:

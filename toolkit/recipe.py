@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.adapter import Adapter
 from toolkit.assessment import Verify
+from toolkit.compression import Compress, StoredFormat
 from toolkit.fit.card import checked
 from toolkit.section import Fraction, Section
 from toolkit.shapes import Shape
@@ -245,10 +246,11 @@ class LlamaCpp(Section):
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
-    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16"], ...], Field(min_length=1)] = ("auto",)
-    """`bf16` serves the merged weights; the others quantise them while loading: `fp8` for cards that compute in it, `fp8-weights` computing
-    in 16 bits for older ones, `bnb-nf4` with bitsandbytes, as the tutorial does. `auto` is the one that is fastest for serve.parallel and
-    serve.context on the card. `serve` takes the first."""
+    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16"] | StoredFormat, ...], Field(min_length=1)] = ("auto",)
+    """`bf16` serves the merged weights; these quantise them while loading: `fp8` for cards that compute in it, `fp8-weights` computing
+    in 16 bits for older ones, `bnb-nf4` with bitsandbytes, as the tutorial does. `w4a16`, `int8`, `fp8-dynamic` and `bnb-nf4-stored` are made
+    once, as files (section `compress`). `auto` is the one of the first four that is fastest for serve.parallel and serve.context on the card.
+    `serve` takes the first."""
     profile: Literal["fitted", "tutorial"] = "fitted"
     """`fitted`: sequences, CUDA graphs and key-value cache are sized for the card and the load; `tutorial`: the tutorial's flags, no others."""
     card: Annotated[str, AfterValidator(checked)] | None = None
@@ -305,6 +307,8 @@ class Recipe(Section):
     """The merge."""
     gguf: Gguf = Gguf()
     """The GGUF files."""
+    compress: Compress = Compress()
+    """vLLM's checkpoints in fewer bits."""
     modelfile: Modelfile = Modelfile()
     """Ollama's Modelfile."""
     serve: Serve

@@ -98,6 +98,15 @@ def _lora(recipe: Recipe) -> dict[str, Any]:
     return {}
 
 
+def _compress(recipe: Recipe) -> dict[str, Any]:
+    return {"compress": recipe.compress.model_dump(mode="json"), "think": recipe.base.think.model_dump()}
+
+
+def _compress_lock(recipe: Mapping[str, Any]) -> str:
+    """llm-compressor and its quantisation libraries are for those alone who ask for what it makes."""
+    return "requirements.lock" if recipe.get("format") == "bnb-nf4-stored" else "compress.lock"
+
+
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
     return {"modelfile": recipe.modelfile.model_dump(), "family": recipe.base.family, "context": recipe.serve.context}
 
@@ -120,6 +129,7 @@ STAGES: dict[str, Stage] = {
         Stage("train", "images/train/train.py", _train, disk=0.5, lock=_train_lock),
         Stage("merge", "images/train/merge.py", _merge),
         Stage("reference", "images/train/reference.py", _reference, disk=0.01),
+        Stage("compress", "images/train/compress.py", _compress, lock=_compress_lock),
         Stage("gguf", "images/convert/to_gguf.py", _gguf, disk=2.5),
         Stage("lora", "images/convert/lora_to_gguf.py", _lora),
         Stage("modelfile", "toolkit/render.py", _modelfile),

@@ -21,7 +21,7 @@ from toolkit.variants import is_apart, quantization
 def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: Path | None = None) -> Target:
     """Return what a serve step serves: one variant of the base or the tuned model, to all or to those with the key."""
     serve, variant = recipe["serve"], quantization(recipe["variant"])
-    model = inputs["base" if is_apart(recipe["variant"]) else "model"] / "model"
+    model = (inputs["base"] if is_apart(recipe["variant"]) else inputs.get("checkpoint", inputs["model"])) / "model"
     return Target(
         served_name=serve["name"],
         context=serve["context"],

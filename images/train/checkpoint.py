@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from program import BROKEN, ProgramError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 """Parts of transformers' loading report; a checkpoint that loads strictly leaves them all empty."""
@@ -18,6 +20,18 @@ REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 def load_tokenizer(folder: Path) -> Any:
     """Return a checkpoint's tokenizer, with the chat template that lies beside it."""
     return AutoTokenizer.from_pretrained(folder)
+
+
+def load_model(folder: Path, dtype: Any = torch.float32) -> Any:
+    """Return a checkpoint to compute with; ProgramError (6) unless its files can be read and hold exactly the model's weights."""
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except SafetensorError as error:
+        raise ProgramError(f"the weights in {folder} cannot be read: {error}", "make the step again: remove its directory", BROKEN) from None
+    problems = [f"{name} {sorted(map(str, report[name]))[:3]}" for name in REPORTED if report[name]]
+    if problems:
+        raise ProgramError(f"{folder.name} does not load strictly: {'; '.join(problems)}", "look at the stage's log", BROKEN)
+    return model.eval()
 
 
 def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:

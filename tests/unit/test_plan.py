@@ -54,6 +54,25 @@ def test_the_demo_plans_every_stage_in_an_order_that_finds_its_inputs(demo, demo
     ]
 
 
+def test_a_stored_format_is_a_step_of_its_own_that_vllm_is_served_from(demo, demo_folder):
+    vllm = demo.serve.vllm.model_copy(update={"variants": ("w4a16", "bf16", "bnb-nf4-stored")})
+    planned = steps(changed(demo, serve={"vllm": vllm}), demo_folder, ("vllm",))
+    assert [name for name in planned if name.startswith("compress")] == ["compress-w4a16", "compress-bnb-nf4-stored"]
+    assert planned["serve-vllm-w4a16"].inputs == {"model": "merge", "dataset": "dataset", "checkpoint": "compress-w4a16"}
+    assert "checkpoint" not in planned["serve-vllm-bf16"].inputs | planned["serve-vllm-bf16-base"].inputs
+    assert {"compress-w4a16", "compress-bnb-nf4-stored"} <= set(planned["verify"].inputs)
+    locks = {name: step.stage.lock(step.recipe) for name, step in planned.items() if name.startswith("compress")}
+    assert locks == {"compress-w4a16": "compress.lock", "compress-bnb-nf4-stored": "requirements.lock"}
+    assert "compress-w4a16" not in steps(changed(demo, serve={"vllm": vllm}), demo_folder, ("llamacpp",))
+
+
+def test_other_calibration_rows_make_the_format_again_and_nothing_before_it(demo, demo_folder):
+    vllm = demo.serve.vllm.model_copy(update={"variants": ("w4a16", "bf16")})
+    recipe = changed(demo, serve={"vllm": vllm})
+    before, after = (steps(one, demo_folder, ("vllm",)) for one in (recipe, changed(recipe, compress={"rows": 7})))
+    assert {name for name in before if before[name].id != after[name].id} == {"compress-w4a16", "serve-vllm-w4a16", "verify"}
+
+
 def test_ids_are_the_same_each_time_and_all_different(demo, demo_folder):
     first, second = steps(demo, demo_folder), steps(demo, demo_folder)
     assert first == second

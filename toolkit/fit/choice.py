@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.errors import InvalidError, NotReadyError
 from toolkit.fit import GIB, shape
-from toolkit.fit.card import BITSANDBYTES, FP8, FP8_WEIGHTS, Card, named, present
+from toolkit.fit.card import BITSANDBYTES, FP8, FP8_WEIGHTS, INTEGERS, Card, named, present
 from toolkit.fit.estimate import gib
 from toolkit.fit.serving import Load, Plan, plan, speed, weights
 from toolkit.fit.shape import Shape
@@ -83,20 +83,22 @@ def _too_small(model: Shape, load: Load, card: Card, plans: list[Plan]) -> NotRe
 def unsuited(variant: str, card: Card) -> str:
     """Say why a card cannot serve a format at all, empty where it can; a card known by its memory alone is taken to be able to."""
     capability = card.capability or FP8
-    if variant == "fp8" and capability < FP8:
+    if variant in ("fp8", "fp8-dynamic") and capability < FP8:
         return f"{card.name} has compute capability {capability} and does not compute in FP8 (8.9 and above do)"
     if variant == "fp8-weights" and capability >= FP8 and card.capability:
         return f"{card.name} computes in FP8 itself: serve fp8"
     if variant == "fp8-weights" and (capability < FP8_WEIGHTS or not card.capability):
         return f"{card.name} cannot hold weights in FP8 (compute capability {FP8_WEIGHTS} and above can, by Marlin kernels)"
-    if variant == "bnb-nf4" and capability < BITSANDBYTES:
+    if variant in ("w4a16", "int8") and capability < INTEGERS:
+        return f"{card.name} has compute capability {capability}; vLLM's integer kernels want {INTEGERS}"
+    if variant in ("bnb-nf4", "bnb-nf4-stored") and capability < BITSANDBYTES:
         return f"{card.name} has compute capability {capability}; bitsandbytes in vLLM wants {BITSANDBYTES}"
     return ""
 
 
 def remedy(variant: str, card: Card) -> str:
     """Say what to serve instead of a format that does not suit a card."""
-    if variant == "fp8" and (card.capability or 0) >= FP8_WEIGHTS:
+    if variant in ("fp8", "fp8-dynamic") and (card.capability or 0) >= FP8_WEIGHTS:
         return "serve fp8-weights: weights in FP8, computed in 16 bits by Marlin kernels; or bf16, bnb-nf4, or auto"
     return "serve another variant, or auto"
 

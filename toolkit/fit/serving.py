@@ -17,7 +17,10 @@ from toolkit.fit.estimate import Estimate, Term
 from toolkit.fit.shape import NF4_BYTES, NF4_CONSTANTS_WIDE, Shape
 
 WEIGHT_BYTES = {"bnb-nf4": NF4_BYTES + NF4_CONSTANTS_WIDE, "fp8": 1.0, "fp8-weights": 1.0, "bf16": 2.0, "f16": 2.0, "f32": 4.0}
+WEIGHT_BYTES |= {"bnb-nf4-stored": WEIGHT_BYTES["bnb-nf4"], "w4a16": 0.5 + 2 / 128, "int8": 1.0, "fp8-dynamic": 1.0}
 """Bytes of a linear weight; embedding and output layer stay in 16 bits."""
+BITSANDBYTES = ("bnb-nf4", "bnb-nf4-stored")
+"""Formats that bitsandbytes computes with: a matrix is dequantised for each pass."""
 ROUNDING = 1.008
 """Quantised weights take this much more than their bits: 19.4 and 32.2 GiB were measured where 19.25 and 31.96 are counted."""
 CONTEXT = 520 * MIB
@@ -31,7 +34,10 @@ TIGHT = 2048
 """Tokens at once that are tried first where the whole load does not fit."""
 LARGEST_GRAPH = 512
 SINGLE = {"bnb-nf4": 0.33, "fp8": 0.72, "fp8-weights": 0.72, "bf16": 0.79}
-"""Share of the memory's bandwidth at which weights are read for one stream, one H100: 53, 71 and 40 tokens/s of QwQ-32B."""
+SINGLE |= {"bnb-nf4-stored": 0.33, "fp8-dynamic": 0.72, "int8": 0.72}
+"""Share of the memory's bandwidth at which weights are read for one stream, one H100: 53, 71 and 40 tokens/s of QwQ-32B; the stored formats like
+their kin, w4a16 was not measured.
+"""
 NF4_EACH = 0.32
 """What each of five and more streams gets of a lone one's speed in bitsandbytes, which then dequantises the whole matrix: 17 of 53 tokens/s."""
 
@@ -123,14 +129,14 @@ def weights(shape: Shape, variant: str) -> float:
 def activations(shape: Shape, variant: str, batched: int, parallel: int) -> float:
     """Return the bytes of a forward pass over `batched` tokens, with a matrix dequantised for it, or of sampling for all requests at once."""
     forward = batched * 2 * (3 * shape.intermediate + 6 * shape.hidden)
-    if variant == "bnb-nf4":
+    if variant in BITSANDBYTES:
         forward += 2 * shape.largest_linear + batched * 2 * shape.intermediate
     return max(forward, parallel * shape.vocabulary * 16)
 
 
 def graphs(shape: Shape, variant: str, sizes: int) -> float:
     """Return the bytes of the captured CUDA graphs."""
-    matrix = 2 * 2 * shape.hidden * shape.intermediate if variant == "bnb-nf4" else 0
+    matrix = 2 * 2 * shape.hidden * shape.intermediate if variant in BITSANDBYTES else 0
     return (GRAPHS_BASE + matrix + sizes * GRAPH * shape.layers / GRAPH_LAYERS) if sizes else 0
 
 
@@ -146,10 +152,10 @@ def default_sizes(parallel: int) -> tuple[int, ...]:
 
 
 def speed(shape: Shape, variant: str, streams: int, card: Card) -> float | None:
-    """Return the tokens a second of all streams together, None for a card whose bandwidth is not known."""
-    if not card.bandwidth or not streams:
+    """Return the tokens a second of all streams together, None where the card's bandwidth or the format's speed is not known."""
+    if not card.bandwidth or not streams or variant not in SINGLE:
         return None
     lone = SINGLE[variant] * card.bandwidth / weights(shape, variant)
-    if variant == "bnb-nf4":
+    if variant in BITSANDBYTES:
         return max(lone, NF4_EACH * lone * streams)
     return lone * streams * float(0.97 ** math.log2(streams))

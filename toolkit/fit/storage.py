@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from toolkit.compression import STORED
 from toolkit.fit.estimate import Term
+from toolkit.fit.serving import WEIGHT_BYTES, weights
 from toolkit.fit.shape import Checkpoint, Shape
 from toolkit.fit.training import Training, adapter_parameters
 from toolkit.recipe import EngineName, GgufType, Recipe
@@ -38,6 +40,9 @@ def disk(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]
         for kind in recipe.gguf.types:
             yield Term(f"gguf {kind}", gguf_bytes(shape, kind), f"{BITS[kind]} bits a weight")
         yield Term(f"gguf {recipe.gguf.types[0]} of the base", gguf_bytes(shape, recipe.gguf.types[0]), "for the comparison before and after")
+    for variant in recipe.serve.vllm.variants if "vllm" in engines else ():
+        if variant in STORED:
+            yield Term(f"compressed {variant}", weights(shape, variant), f"{WEIGHT_BYTES[variant] * 8:.3g} bits a weight of a linear layer")
     if "ollama" in engines:
         yield Term("Ollama's copy", gguf_bytes(shape, recipe.modelfile.gguf), "ollama create rewrites the file")
 
@@ -74,5 +79,5 @@ def serving_memory(shape: Shape, recipe: Recipe, engine: EngineName, variant: st
         case "transformers":
             return shape.parameters * 4 + cache + RUNTIME  # 16 bits are many times slower on a CPU
         case "vllm":
-            each = 0.5625 if variant == "bnb-nf4" else 2
+            each = WEIGHT_BYTES.get(variant, 2.0)
             return shape.linear_parameters * each + shape.embedding_parameters * 2 + 2 * RUNTIME

@@ -130,6 +130,8 @@ class Facts(BaseModel):
     answers: dict[str, tuple[Reply, ...]] = {}
     """Every answer, by the endpoint's label."""
     gguf: Gguf | None = None
+    compress: Gguf | None = None
+    """vLLM's checkpoints in fewer bits, by format."""
     dataset: dict[str, Any] = {}
     """The audit of the training and the held-out rows."""
     adapter: Elsewhere | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.quality import breaches, is_limited
@@ -12,6 +12,8 @@ from toolkit.verify import paired
 
 Document = Mapping[str, Any]
 """report.json as data."""
+COLUMNS = ("format", "MB", "mean KL", "99 %", "same top", "perplexity", "right", "tok/s", "limits")
+"""What stands above the cells of a file."""
 
 
 def comparison(report: Document) -> list[dict[str, Any]]:
@@ -106,33 +108,47 @@ def transcripts(report: Document) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class File:
-    """One GGUF file as tables show it."""
+    """One GGUF file or stored checkpoint as tables show it."""
 
     kind: str
     seen: Document
     limits: str
     """`kept`, `broken`, `none`, or `reference`."""
+    served: Document = field(default_factory=dict)
+    """The numbers of an endpoint that served it."""
 
     def cells(self) -> tuple[str, ...]:
-        """Return type, MB, KL (mean, 99th percentile, largest), share of the same likeliest token, growth of the perplexity, limits."""
-        kl = (self._number(f"{name}_kl", "{:.5f}" if name == "mean" else "{:.4f}") for name in ("mean", "p99", "max"))
+        """Return format, MB, KL (mean, 99th percentile), share of the same likeliest token, growth of the perplexity, score, tokens/s, limits."""
+        kl = (self._number(f"{name}_kl", "{:.5f}" if name == "mean" else "{:.4f}") for name in ("mean", "p99"))
         return (
             self.kind,
             self._number("bytes", "{:.1f}", 1e-6),
             *kl,
             self._number("top1", "{:.1%}"),
             self._number("perplexity_growth", "{:+.2%}"),
+            _written(self.served.get("score"), "{:.0%}"),
+            _written(self.served.get("tokens_per_second"), "{:.0f}"),
             self.limits,
         )
 
     def _number(self, name: str, form: str, times: float = 1) -> str:
         value = self.seen.get(name)
-        return "–" if value is None else form.format(value * times)
+        return _written(None if value is None else value * times, form)
 
 
-def files(gguf: Document) -> list[File]:
-    """Return what the gguf stage measured, file by file."""
-    return [File(kind, seen, _limits(kind, gguf)) for kind, seen in gguf.get("types", {}).items()]
+def _written(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def files(report: Document) -> list[File]:
+    """Return what was measured of each GGUF file and each stored checkpoint, with how it did where it was served first."""
+    made = []
+    for part, engines in (("gguf", ("llamacpp", "ollama")), ("compress", ("vllm",))):
+        document = report["observed"].get(part) or {}
+        for kind, seen in document.get("types", {}).items():
+            served = (one for one in report["observed"]["endpoints"] if one["variant"] == kind and not one["base"] and one["engine"] in engines)
+            made.append(File(kind, seen, _limits(kind, document), next(served, {})))
+    return made
 
 
 def guidance(gguf: Document) -> list[str]:

@@ -41,7 +41,7 @@ def html(report: Document) -> str:
         names=list(dict.fromkeys(check["name"] for check in report["checks"])),
         matrix=facts.matrix(observed.get("agreement", [])),
         transcripts=facts.transcripts(report),
-        files=facts.files(gguf),
+        files=facts.files(report),
         guidance=facts.guidance(gguf),
         best=recommended(gguf) if gguf.get("types") else None,
         adapter=observed.get("adapter"),

@@ -11,7 +11,7 @@ from rich.table import Table
 from toolkit import console
 from toolkit.quality import recommended
 from toolkit.report.difference import Difference
-from toolkit.report.facts import Document, comparison, files, grid, guidance, reasons
+from toolkit.report.facts import COLUMNS, Document, comparison, files, grid, guidance, reasons
 
 NOTES = 3
 """Notes on differing answers that the terminal shows."""
@@ -22,7 +22,7 @@ CHANGES = {"improved": "green", "no evidence": "yellow", "worse": "bold red"}
 def show(report: Document) -> None:
     """Print the report's numbers, what did not pass with its remedy, and the verdict."""
     console.show(_numbers_table(report))
-    _show_files(report["observed"].get("gguf") or {})
+    _show_files(report)
     for (status, name, message, remedy), endpoints in _open(report["checks"]).items():
         console.say(f"\n{status}: {name}, {', '.join(endpoints)}: {message}")
         if remedy:
@@ -49,21 +49,22 @@ def _open(checks: Iterable[Document]) -> dict[tuple[str, str, str, str], list[st
     return found
 
 
-def _show_files(gguf: Document) -> None:
-    """Print how near each GGUF file is to the 16-bit one, and which one to take."""
-    rows = files(gguf)
+def _show_files(report: Document) -> None:
+    """Print how near each file is to the 16-bit model, and which GGUF file to take."""
+    rows, gguf = files(report), report["observed"].get("gguf") or {}
     if not rows:
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("GGUF file", "MB", "mean KL", "99 %", "largest", "same top", "perplexity", "limits"):
-        table.add_column(column, justify="left" if column in ("GGUF file", "limits") else "right", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("format", "limits") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row.cells())
     console.say("")
     console.show(table)
     for words in guidance(gguf):
         console.say(words)
-    console.say(f"recommended: {recommended(gguf)[1]}")
+    if gguf.get("types"):
+        console.say(f"recommended: {recommended(gguf)[1]}")
 
 
 def _numbers_table(report: Document) -> Table:

@@ -20,7 +20,7 @@ from toolkit.recipe import Think
 from toolkit.verify import Expectations, Finding, Probe, Tokens
 
 FILE = "probes.jsonl"
-COARSE = ("q4_k_m", "bnb-nf4")
+COARSE = ("q4_k_m", "bnb-nf4", "bnb-nf4-stored", "w4a16")
 EQUAL, EQUAL_COARSE = 0.8, 0.5
 """Least shares of equal tokens unless the recipe names others: a real model is unsure of some tokens, and one that differs ends the comparison."""
 DISTANCE, DISTANCE_COARSE = 0.05, 0.2

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from toolkit.compression import STORED
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
 from toolkit.recipe import Vllm
@@ -78,6 +80,20 @@ def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
     assert line.endswith("--seed 1") and "--host 127.0.0.1 --port 8000" in line
     assert "--disable-log-stats" not in line  # with it /metrics holds no figure of vLLM's own
     assert command.env["HF_HUB_OFFLINE"] == "1" and ("VLLM_CPU_KVCACHE_SPACE" in command.env) is not gpu
+
+
+def test_a_format_that_a_cpu_does_not_compute_is_refused_before_the_server_ends_at_its_first_request(target, tools, monkeypatch):
+    for has, refused in ((False, {"w4a16", "fp8-dynamic", "fp8"}), (True, {"fp8-dynamic", "fp8"})):
+        monkeypatch.setattr("toolkit.engines.vllm.has_avx512", lambda has=has: has)
+        for variant in (*STORED, "fp8", "bf16"):
+            with pytest.raises(UsageError, match=f"vLLM serves {variant} on a GPU") if variant in refused else nullcontext():
+                engine("vllm").launch(replace(target, variant=variant), 8000, tools)
+
+
+@pytest.mark.parametrize("variant", STORED)
+def test_a_stored_checkpoint_says_itself_how_its_weights_lie(target, tools, variant):
+    line = " ".join(engine("vllm").launch(replace(target, variant=variant), 8000, replace(tools, gpu=True)).argv)
+    assert "--quantization" not in line and "--load-format" not in line and "--dtype bfloat16" in line
 
 
 @pytest.mark.parametrize(("name", "variant"), [("llamacpp", "q8_0"), ("vllm", "bf16"), ("transformers", "bf16")])
