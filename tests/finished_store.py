@@ -23,7 +23,7 @@ CHECKPOINT = {"model/config.json": json.dumps(CONFIG), "model/model.safetensors"
 FILES = {
     "base": {**CHECKPOINT, "base.json": "{}"},
     "dataset": {"train.jsonl": "{}\n", "stats.json": "{}"},
-    "train": {"adapter/adapter_config.json": "{}", "adapter/adapter_model.safetensors": "adapter", "metrics.jsonl": ""},
+    "train": {"adapter/adapter_config.json": '{"r": 16}', "adapter/adapter_model.safetensors": "adapter", "metrics.jsonl": ""},
     "merge": {**CHECKPOINT, "probes.jsonl": "{}\n"},
     "gguf": {"model-f16.gguf": "16 bits", "model-q8_0.gguf": "8 bits", "model-q4_k_m.gguf": "4 bits"},
     "modelfile": {"Modelfile": "FROM ../gguf/model-q8_0.gguf\n"},

@@ -150,8 +150,8 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
         case "ollama":
             return (recipe.modelfile.gguf,)
         case "vllm":
-            merged = recipe.serve.vllm.variants  # what is stored is stored merged
-            return _placed(recipe.serve.vllm.adapter, merged, tuple(kind for kind in merged if kind not in STORED))
+            served = recipe.serve.vllm.variants  # what is stored is stored merged
+            return _placed(recipe.serve.vllm.adapter, served, tuple(kind for kind in served if kind not in STORED))
         case "transformers":
             return (BITS[recipe.merge.dtype],)
 
