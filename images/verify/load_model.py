@@ -19,12 +19,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import signed
+import origin
 
 INVALID, NOT_READY, BROKEN = 3, 4, 6
 WORKERS, TRIES, FIRST_WAIT, PIECE = 4, 6, 0.5, 1 << 16
@@ -233,7 +231,7 @@ def downloaded(one: File, load: Load, draft: Path) -> None:
     had = size(draft)
     if had == one.size and draft.exists():
         return
-    url, headers = locate(load.origin, one.source)
+    url, headers = origin.locate(load.origin, one.source)
     try:
         ranged = {**headers, **({"Range": f"bytes={had}-"} if had else {}), "Accept-Encoding": "identity"}
         with requests.get(url, headers=ranged, stream=True, timeout=(30, 60)) as answer:
@@ -266,21 +264,6 @@ def _append(one: File, pieces: Iterator[bytes], sink: Any, load: Load) -> None:
         load.count(len(piece))
         if sink.tell() > one.size:
             return  # longer than it should be: its checksum will tell
-
-
-def locate(origin: str, path: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> tuple[str, dict[str, str]]:
-    """Return a file's address and the headers that it is asked with."""
-    kind, _, rest = origin.partition("://")
-    name = quote(path)
-    if kind == "hf":
-        repository, _, revision = rest.partition("@")
-        token = os.environ.get("HF_TOKEN", "").strip()
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        return f"{endpoint}/{repository}/resolve/{quote(revision, safe='')}/{name}", {"Authorization": f"Bearer {token}"} if token else {}
-    if kind == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or f"https://s3.{os.environ.get('AWS_REGION') or 'us-east-1'}.amazonaws.com"
-        return signed.address(f"{endpoint.rstrip('/')}/{quote(rest.rstrip('/'))}/{name}", os.environ, now()), {}
-    return f"{origin.rstrip('/')}/{name}", {}
 
 
 def part(load: Load, one: File) -> Path:

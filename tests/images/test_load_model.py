@@ -199,8 +199,8 @@ def test_an_s3_store_is_asked_with_a_signature_and_no_key_is_told(tmp_path: Path
 
 def test_a_signature_is_the_one_of_awss_own_example() -> None:
     """https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html, "Example"."""
-    code = "import json, sys, signed; from datetime import datetime as d; a = sys.argv[1:]"
-    code += "; print(signed.address(a[0], json.loads(a[1]), d.fromisoformat(a[2]), 86400))"
+    code = "import json, sys, origin; from datetime import datetime as d; a = sys.argv[1:]"
+    code += "; print(origin.signed(a[0], json.loads(a[1]), d.fromisoformat(a[2]), 86400))"
     keys = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
     moment = datetime(2013, 5, 24, tzinfo=UTC).isoformat()
     argv = [sys.executable, "-c", code, "https://examplebucket.s3.amazonaws.com/test.txt", json.dumps(keys), moment]
