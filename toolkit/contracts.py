@@ -84,8 +84,13 @@ def _train(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
 
 def _merge(directory: Path, recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _model(directory / "model", recipe["think"])
+    limit, facts = recipe["merge"]["max_logit_difference"], _json(directory / "merge.json")
+    seen = facts["max_logit_difference"]
+    if seen is None:
+        yield from [] if facts.get("why") and facts["rows"]["weights"] else ["merge.json: neither logits nor rows were compared"]
+        yield from _missing(directory, "tokens.jsonl")
+        return
     yield from _missing(directory, "probes.jsonl", "tokens.jsonl")
-    limit, seen = recipe["merge"]["max_logit_difference"], _json(directory / "merge.json")["max_logit_difference"]
     if not seen <= limit:
         yield f"merge.json: logits differ from base + adapter by {seen}, more than {limit}"
 

@@ -152,10 +152,15 @@ class Train(Section):
 class Merge(Section):
     """How adapter and base become one model."""
 
+    base: Literal["original", "dequantised", "auto"] = "original"
+    """What the adapter is added to: the base as it was fetched; after a training in NF4, or where the base is stored in it, the `dequantised` weights
+    that the training saw; or whichever of the two answers more like the trained model on held-out rows (`auto`)."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Type of the merged weights."""
     max_logit_difference: Annotated[float, Field(gt=0)] = 0.25
     """Largest allowed difference of a logit between merged model and base + adapter, over probe texts."""
+    min_delta_kept: Fraction = 0.5
+    """Least share of what the adapter learnt that must be left in the rounded weights."""
 
 
 class Gguf(Section):

@@ -71,7 +71,12 @@ def _train_lock(recipe: Mapping[str, Any]) -> str:
 
 
 def _merge(recipe: Recipe) -> dict[str, Any]:
-    return {"merge": recipe.merge.model_dump(), "think": recipe.base.think.model_dump(), "seed": recipe.seed}
+    return {
+        "merge": recipe.merge.model_dump(),
+        "quantization": recipe.train.quantization,
+        "think": recipe.base.think.model_dump(),
+        "seed": recipe.seed,
+    }
 
 
 def _gguf(recipe: Recipe) -> dict[str, Any]:

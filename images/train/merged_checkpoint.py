@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from adapter import Adapter
 from block_arithmetic import Delta, Sums
 from program import BROKEN, INVALID, NOT_READY, ProgramError, note, progress
 from shard_writer import CHUNK, Shard, plan_shard, write_shards
-from tensor_files import INDEX, Checkpoint, Weight
+from tensor_files import INDEX, Checkpoint, Weight, read_bytes
 
 MEMORY = 1 << 30
 """What writing a model takes, whatever its size: torch 0.5 GiB, buffers 0.2 GiB, factors."""
@@ -71,20 +70,27 @@ def require_room(shards: list[Shard], folder: Path) -> None:
     free, todo = shutil.disk_usage(folder).free, size - done
     if free < todo + SPARE:
         message = f"the merged model needs {todo / 1e9:.2f} GB on the disk of {folder}, {free / 1e9:.2f} GB are free"
-        remedy = f"free {(todo + SPARE - free) / 1e9:.2f} GB there (older steps of the store and .downloads are candidates), or use --store on another disk"
+        remedy = f"free {(todo + SPARE - free) / 1e9:.2f} GB there (older steps of the store, its .downloads), or use --store on another disk"
         raise ProgramError(message, remedy, NOT_READY)
     if memory < MEMORY:
         message = f"merging takes about {MEMORY >> 20} MiB of memory, {memory >> 20} MiB are available"
         raise ProgramError(message, "end other programs", NOT_READY)
     rate = _rate(shards, folder) if todo > 1 << 30 else 0
-    about = f", about {todo / rate:.0f} s at the {rate / 1e9:.1f} GB/s that reading and writing 256 MiB showed" if rate else ""
-    note(f"merging writes {todo / 1e9:.2f} GB ({free / 1e9:.1f} GB are free) in under {MEMORY >> 20} MiB of memory ({memory >> 20} MiB available){about}")
+    about = f", about {todo / rate:.0f} s at the {rate / 1e9:.1f} GB/s that copying 256 MiB showed" if rate else ""
+    room = f"{free / 1e9:.1f} GB of disk and {memory >> 20} MiB of memory are free"
+    note(f"merging writes {todo / 1e9:.2f} GB in under {MEMORY >> 20} MiB of memory ({room}){about}")
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that programs can still take."""
+    """Return the bytes of memory that this program can still take: the machine's, or its container's where that is less."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current"))
+    except OSError:
+        return found
+    return found if limit == "max" else min(found, int(limit) - int(used))
 
 
 def _rate(shards: list[Shard], folder: Path) -> float:
@@ -94,8 +100,6 @@ def _rate(shards: list[Shard], folder: Path) -> float:
     with probe.open("wb") as sink:
         for place in range(0, 256 << 20, CHUNK):
             start, size = item.source.extent(0, item.source.rows)
-            from tensor_files import read_bytes
-
             sink.write(memoryview(read_bytes(item.source.path, start + place % max(1, size - CHUNK), min(CHUNK, size)).numpy()))
         sink.flush()
         os.fsync(sink.fileno())
@@ -126,18 +130,24 @@ def write(shards: list[Shard], folder: Path, key: str, device: str) -> Merged:
     try:
         for shard, sums in write_shards(waiting, folder, lambda: Delta(device), told):
             merged.sums |= sums.kept
-            _note_down(folder / f"{shard.name}.done", shard, sums)
+            _note_down(_marks(folder) / f"{shard.name}.done", shard, sums)
     finally:
         torch.set_num_threads(threads)
     merged.seconds = time.monotonic() - began
     return merged
 
 
+def _marks(folder: Path) -> Path:
+    """Return the folder beside it that says which files are whole."""
+    return folder.with_name(f"{folder.name}-files")
+
+
 def _forget_others(folder: Path, key: str) -> None:
-    mark = folder / "merge.key"
+    mark = _marks(folder) / "key"
     if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
-        shutil.rmtree(folder)
-        folder.mkdir()
+        for old in (folder, _marks(folder)):
+            shutil.rmtree(old, ignore_errors=True)
+            old.mkdir()
         mark.write_text(key, encoding="utf-8")
 
 
@@ -149,7 +159,7 @@ def _note_down(path: Path, shard: Shard, sums: Sums) -> None:
 
 
 def _written(shard: Shard, folder: Path, merged: Merged) -> bool:
-    mark, path = folder / f"{shard.name}.done", folder / shard.name
+    mark, path = _marks(folder) / f"{shard.name}.done", folder / shard.name
     if not (mark.is_file() and path.is_file()):
         return False
     found = json.loads(mark.read_text(encoding="utf-8"))
@@ -200,8 +210,7 @@ def check(base: Checkpoint, shards: list[Shard], folder: Path) -> None:
 
 def move(folder: Path, target: Path) -> None:
     """Bring the finished folder to its place: a rename, or a copy file by file where a container mounts the two apart."""
-    for path in [*folder.glob("*.done"), folder / "merge.key"]:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(_marks(folder))
     try:
         os.replace(folder, target)
     except OSError as error:
@@ -221,14 +230,11 @@ def require_kept(merged: Merged, least: float, dtype: str) -> dict[str, Any]:
         return {"delta_kept": None}
     note(f"{share:.1%} of what was learnt is in the {dtype} weights ({worst[1]:.1%} in {worst[0]})")
     if not share >= least:
-        message = f"rounding to {dtype} keeps {share:.1%} of what the adapter learnt, less than {least:.0%}: its changes are smaller than {dtype}'s steps"
+        message = (
+            f"rounding to {dtype} keeps {share:.1%} of what the adapter learnt, less than {least:.0%}: its changes are smaller than {dtype}'s steps"
+        )
         raise ProgramError(message, "set merge.dtype: float32, train longer or at a higher rate, or lower merge.min_delta_kept", INVALID)
     return {"delta_kept": round(share, 4), "least_kept": {worst[0]: round(worst[1], 4)}, "delta_kept_in_nf4": round(merged.kept(1) or 0.0, 4)}
-
-
-def samples(shards: list[Shard]) -> Iterator[Any]:
-    """Yield the changed items, of which checks take rows."""
-    yield from (item for shard in shards for item in shard.items if item.change is not None)
 
 
 def make(base: Path, adapter: Path, folder: Path, dtype: str, key: str) -> Merged:

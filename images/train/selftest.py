@@ -25,6 +25,7 @@ TRAIN = {
     **{"packing": "packed", "optimizer": "adamw", "eval_steps": 2, "eval_rows": 4, "processes": 1, "distributed": "ddp", "track": []},
     **{"learning_rate": 1e-3, "warmup_steps": 1, "schedule": "linear", "weight_decay": 0.0},
 }
+MERGE = {"base": "auto", "dtype": "bfloat16", "max_logit_difference": 1.0, "min_delta_kept": 0.1}
 SHARED = {"think": {"open": tiny.TAGS[0], "close": tiny.TAGS[1], "add_tokens": True}, "max_length": 256, "seed": 3407}
 
 
@@ -47,7 +48,7 @@ def work(folder: Path) -> dict[str, Any]:
     tiny.write_rows(stages["dataset"] / "train.jsonl", 8)
     tiny.write_rows(stages["dataset"] / "eval.jsonl", 4)
     train.main(Args(stages, stages["train"], folder / "scratch", {"train": TRAIN, **SHARED}))
-    merge.main(Args(stages, stages["merge"], folder / "scratch", {"merge": {"dtype": "bfloat16", "max_logit_difference": 1.0}, **SHARED}))
+    merge.main(Args(stages, stages["merge"], folder / "scratch", {"merge": MERGE, "quantization": TRAIN["quantization"], **SHARED}))
     trained, merged = (json.loads((stages[name] / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "merge"))
     return {"device": trained["device"], "last_loss": trained["last_loss"], "max_logit_difference": merged["max_logit_difference"]}
 

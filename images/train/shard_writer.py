@@ -1,4 +1,4 @@
-"""Writes the files of a merged checkpoint block by block: reading, computing and writing at the same time, in memory that does not grow with the model.
+"""Writes the files of a merged checkpoint block by block, reading, computing and writing at the same time: its memory does not grow with the model.
 
 One thread reads blocks of rows, as many threads as there are cores add to them, one writes. Files are read and written past the page cache
 (O_DIRECT), so that nothing else is driven out of memory; where a file system cannot do that, pages are dropped behind.

@@ -71,8 +71,11 @@ class Weight:
     def read(self, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Return rows of the matrix, all of them unless told."""
         last = self.rows if last is None else last
-        raw = read_bytes(self.path, *self.extent(first, last))
-        return self.decode(raw, first, last) if last > first else torch.empty(0, self.columns, dtype=self.dtype)
+        return self.decode(self.raw(first, last), first, last) if last > first else torch.empty(0, self.columns, dtype=self.dtype)
+
+    def raw(self, first: int, last: int) -> torch.Tensor:
+        """Return the bytes of rows."""
+        return read_bytes(self.path, *self.extent(first, last))
 
     def tensor(self) -> torch.Tensor:
         """Return the whole tensor in its shape."""
@@ -106,8 +109,8 @@ class Nf4Weight(Weight):
 
     def decode(self, raw: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """Return rows, dequantised in 32 bits and rounded to the type that bitsandbytes gives them."""
-        count, block, scales = (last - first) * self.columns, first * self.columns // self.blocksize, _scales(self)
-        values = self.pairs.index_select(0, raw.int()).view(-1)[:count]
+        count, block, scales = (last - first) * self.columns, first * self.columns // self.blocksize, _scales(self).to(raw.device)
+        values = self.pairs.to(raw.device).index_select(0, raw.int()).view(-1)[:count]
         whole = count // self.blocksize
         values[: whole * self.blocksize].view(-1, self.blocksize).mul_(scales[block : block + whole, None])
         if count % self.blocksize:

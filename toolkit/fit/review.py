@@ -108,13 +108,18 @@ def _time(case: Case, wanted: training.Training) -> str:
 
 
 def _merge(case: Case) -> Iterator[Finding]:
-    if case.base.prequantized:
-        message = f"{case.base.name} holds 4-bit weights; merging onto them and rounding to 4 bits again would erase most of what was learnt"
-        yield Finding("error", "fit merge", message, "stop after training with --until train, or take the 16-bit repository as base.source")
+    if case.base.prequantized and case.recipe.merge.base == "original":
+        message = f"{case.base.name} holds 4-bit weights, and merge.base: original wants the ones they were made from"
+        remedy = "set merge.base: dequantised, stop after training with --until train, or take the 16-bit repository as base.source"
+        yield Finding("error", "fit merge", message, remedy)
         return
     moved = case.base.bytes + 2 * storage.merged_bytes(case.base.shape, case.recipe)
-    why = f"to add {case.base.shape.parameters / 1e9:.1f} G weights in 32 bits; {_copying(moved)}"
-    yield _in_memory("fit merge", storage.merge_memory(case.base.shape), case, why)
+    why = f"to merge {case.base.shape.parameters / 1e9:.1f} G weights; {_copying(moved)}"
+    yield _in_memory("fit merge", storage.MERGE_MEMORY, case, why)
+    proof, held = storage.proof_memory(case.base.shape), 1.2 * storage.merged_bytes(case.base.shape, case.recipe)
+    if proof > case.memory and not (case.card and held < case.card.memory):
+        message = f"comparing the merged model's answers takes {proof / (1 << 30):.0f} GiB of memory; with less, rows of every tensor are compared"
+        yield Finding("ok", "fit merge", message)
 
 
 def _gguf(case: Case) -> Iterator[Finding]:

@@ -12,8 +12,10 @@ from toolkit.recipe import EngineName, GgufType, Recipe
 BITS: dict[GgufType, float] = {"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q4_k_m": 4.85, "q4_0": 4.55}
 """Bits a weight in a GGUF file, as llama.cpp's quantiser prints them; a 32B model's q4_k_m is 19.9 GB."""
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
-MERGE_BYTES = 4
-"""Bytes a weight that the merge holds: it adds in 32 bits (images/train/merge.py)."""
+MERGE_MEMORY = 1 << 30
+"""Bytes of memory in which a model of any size is merged (images/train/merged_checkpoint.py)."""
+PROOF_BYTES = 4 * 1.2
+"""Bytes a weight that comparing the merged model takes, in 32 bits (images/train/logits.py)."""
 CHECKPOINTS = 3
 """Adapters on the disk at once while training: two checkpoints and the one that is being written, each with its optimiser."""
 RUNTIME = 1 << 30
@@ -45,9 +47,9 @@ def gguf_bytes(shape: Shape, kind: GgufType) -> float:
     return shape.parameters * BITS[kind] / 8
 
 
-def merge_memory(shape: Shape) -> float:
-    """Return the bytes of memory that the merge holds."""
-    return shape.parameters * MERGE_BYTES + 2 * shape.largest_linear * MERGE_BYTES
+def proof_memory(shape: Shape) -> float:
+    """Return the bytes of memory in which the merged model is asked and compared; with less, rows of its weights are compared."""
+    return shape.parameters * PROOF_BYTES + MERGE_MEMORY
 
 
 def training_memory(checkpoint: Checkpoint, recipe: Recipe) -> float:

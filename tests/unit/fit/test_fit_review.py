@@ -80,9 +80,16 @@ def test_an_old_driver_is_refused_for_what_runs_on_the_card():
     assert set(found) == {"fit train", "fit serve"} and "580" in found["fit train"].remedy
 
 
-def test_too_little_memory_to_merge():
-    found = errors(case(FULL, memory=64))["fit merge"]
-    assert "this machine has 64.0 GiB" in found.message
+def test_a_merge_needs_a_gibibyte_whatever_the_model_and_says_where_its_answers_cannot_be_compared():
+    assert "fit merge" not in errors(case(FULL, memory=2))
+    assert "this machine has 0.0 GiB" in errors(case(FULL, memory=0))["fit merge"].message
+    assert any("rows of every tensor are compared" in finding.message for finding in review.review(case(FULL, "RTX 4090", memory=64)))
+
+
+def test_a_4_bit_base_is_merged_onto_what_was_trained_on():
+    recipe = recipe_file.parse(TUTORIAL.read_text().replace("merge: {", "merge: {base: dequantised, "), "x.yml")
+    made = review.case_of(recipe, RECIPES, "H100")
+    assert made and "fit merge" not in errors(made)
 
 
 def test_converting_says_its_files_and_warns_where_memory_does_not_hold_the_reference():
