@@ -16,6 +16,8 @@ from program import INVALID, ProgramError
 
 TILE = 1 << 18
 """Weights that are worked on at once: their 32-bit values, 1 MiB, stay in a core's cache."""
+SAMPLE = 1 << 14
+"""Weights of a block whose change is followed through the rounding."""
 NF4_CODE = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
@@ -67,11 +69,14 @@ class Delta:
             yield (first - block.first) * source.columns * item.dtype.itemsize, values if scratch is not None else values.to(item.dtype).cpu()
 
     def _change(self, item: Any, loaded: Loaded, values: torch.Tensor, first: int, sampled: bool) -> None:
-        before = values.clone() if sampled and (loaded.factors or loaded.rows) else None
+        count = max(1, SAMPLE // item.source.columns)
+        before = values[:count].clone() if sampled and (loaded.factors or loaded.rows) else None
         loaded.apply(values, first)
         if before is not None:
-            change = (values - before).double()
-            stored, coarse = ((one.float() - before).double() for one in (values.to(item.dtype), nf4(values)))
+            after = values[:count]
+            change, rounded = (after - before).double(), after.to(item.dtype).float()
+            coarse = rounded if loaded.rows else nf4(after)  # embeddings are not held in 4 bits
+            stored, coarse = ((one - before).double() for one in (rounded, coarse))
             self.sums.add(item.name, (float((stored * change).sum()), float((coarse * change).sum()), float((change * change).sum())))
 
 

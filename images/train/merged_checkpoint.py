@@ -76,7 +76,7 @@ def require_room(shards: list[Shard], folder: Path) -> None:
         message = f"merging takes about {MEMORY >> 20} MiB of memory, {memory >> 20} MiB are available"
         raise ProgramError(message, "end other programs", NOT_READY)
     rate = _rate(shards, folder) if todo > 1 << 30 else 0
-    about = f", about {todo / rate:.0f} s at the {rate / 1e9:.1f} GB/s that copying 256 MiB showed" if rate else ""
+    about = f", about {todo / rate:.0f} s at the {rate / 1e9:.1f} GB/s that copying 64 MiB showed" if rate else ""
     room = f"{free / 1e9:.1f} GB of disk and {memory >> 20} MiB of memory are free"
     note(f"merging writes {todo / 1e9:.2f} GB in under {MEMORY >> 20} MiB of memory ({room}){about}")
 
@@ -94,17 +94,17 @@ def available_memory() -> int:
 
 
 def _rate(shards: list[Shard], folder: Path) -> float:
-    """Return the bytes a second of a copy of 256 MiB."""
+    """Return the bytes a second of a copy of 64 MiB."""
     item = max((item for shard in shards for item in shard.items), key=lambda one: one.source.size)
     probe, began = folder / "speed.partial", time.monotonic()
     with probe.open("wb") as sink:
-        for place in range(0, 256 << 20, CHUNK):
+        for place in range(0, 64 << 20, CHUNK):
             start, size = item.source.extent(0, item.source.rows)
             sink.write(memoryview(read_bytes(item.source.path, start + place % max(1, size - CHUNK), min(CHUNK, size)).numpy()))
         sink.flush()
         os.fsync(sink.fileno())
     probe.unlink()
-    return (256 << 20) / (time.monotonic() - began)
+    return (64 << 20) / (time.monotonic() - began)
 
 
 def write(shards: list[Shard], folder: Path, key: str, device: str) -> Merged:
