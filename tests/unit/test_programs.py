@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+import pytest
+
 from toolkit import cli, engines
 from toolkit.recipe import EngineName
 from toolkit.stages import IMAGES, STAGES
@@ -12,6 +14,12 @@ from toolkit.stages import IMAGES, STAGES
 def test_every_copy_of_program_py_is_the_same():
     copies = sorted(IMAGES.glob("*/program.py"))
     assert len(copies) >= 2 and len({path.read_bytes() for path in copies}) == 1
+
+
+@pytest.mark.parametrize("name", ["tensor_files.py", "adapter_delta.py", "adapter.py"])
+def test_every_copy_of_what_merges_a_weight_is_the_same(name):
+    copies = sorted(IMAGES.glob(f"*/{name}"))
+    assert copies and len({path.read_bytes() for path in copies}) == 1
 
 
 def test_every_stage_program_is_there():

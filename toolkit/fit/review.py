@@ -114,6 +114,9 @@ def _merge(case: Case) -> Iterator[Finding]:
         yield Finding("error", "fit merge", message, remedy)
         return
     moved = case.base.bytes + 2 * storage.merged_bytes(case.base.shape, case.recipe)
+    if case.recipe.merge.base == "dequantised" and "vllm" in case.engines and "bnb-nf4" in case.recipe.serve.vllm.variants:
+        message = "serve.vllm.variants: bnb-nf4 rounds the merged weights to 4 bits again; onto merge.base: dequantised that erases the adapter"
+        yield Finding("error", "fit merge", message, "serve fp8, fp8-weights or bf16, or set merge.base: original")
     why = f"to merge {case.base.shape.parameters / 1e9:.1f} G weights; {_copying(moved)}"
     yield _in_memory("fit merge", storage.MERGE_MEMORY, case, why)
     proof, held = storage.proof_memory(case.base.shape), 1.2 * storage.merged_bytes(case.base.shape, case.recipe)

@@ -82,7 +82,7 @@ def test_an_old_driver_is_refused_for_what_runs_on_the_card():
 
 def test_a_merge_needs_a_gibibyte_whatever_the_model_and_says_where_its_answers_cannot_be_compared():
     assert "fit merge" not in errors(case(FULL, memory=2))
-    assert "this machine has 0.0 GiB" in errors(case(FULL, memory=0))["fit merge"].message
+    assert "this machine has 0.00 GiB" in errors(case(FULL, memory=0))["fit merge"].message
     assert any("rows of every tensor are compared" in finding.message for finding in review.review(case(FULL, "RTX 4090", memory=64)))
 
 
@@ -90,6 +90,14 @@ def test_a_4_bit_base_is_merged_onto_what_was_trained_on():
     recipe = recipe_file.parse(TUTORIAL.read_text().replace("merge: {", "merge: {base: dequantised, "), "x.yml")
     made = review.case_of(recipe, RECIPES, "H100")
     assert made and "fit merge" not in errors(made)
+
+
+def test_what_was_merged_onto_dequantised_weights_is_not_rounded_to_4_bits_again():
+    made = case(FULL, variants=("bnb-nf4",))
+    assert "fit merge" not in errors(made)
+    merge = made.recipe.merge.model_copy(update={"base": "dequantised"})
+    found = errors(dataclasses.replace(made, recipe=made.recipe.model_copy(update={"merge": merge})))["fit merge"]
+    assert "erases the adapter" in found.message and "merge.base: original" in found.remedy
 
 
 def test_converting_says_its_files_and_warns_where_memory_does_not_hold_the_reference():
