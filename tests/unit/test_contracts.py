@@ -104,6 +104,17 @@ def test_a_training_that_went_wrong_is_not_sealed(tmp_path, losses, words):
     assert words in breach("train", tmp_path, {})
 
 
+def test_a_merge_whose_logits_were_not_compared_says_why_and_names_what_was(model):
+    recipe = {"merge": {"max_logit_difference": 0.5}, "think": THINK}
+    facts = {"max_logit_difference": None, "why": "32.8 G weights do not fit", "rows": {"weights": 9}}
+    write(model / "merge.json", facts)
+    (model / "tokens.jsonl").touch()
+    check("merge", model, recipe)
+    for missing in ({**facts, "why": ""}, {**facts, "rows": {"weights": 0}}):
+        write(model / "merge.json", missing)
+        assert "neither logits nor rows were compared" in breach("merge", model, recipe)
+
+
 def test_a_merge_that_differs_is_not_sealed(model):
     write(model / "merge.json", {"max_logit_difference": 3.0})
     assert "more than 0.5" in breach("merge", model, {"merge": {"max_logit_difference": 0.5}, "think": THINK})
