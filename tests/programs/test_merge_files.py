@@ -38,6 +38,7 @@ REFUSED = {
     "truncated shard": (6, "bytes, and its header tells of"),
     "truncated header": (6, "the header is cut off"),
     "base in fp8": (3, "quantised in a way that is not read here"),
+    "base in mxfp4": (3, "config.json says that the base is quantised (mxfp4)"),
     "tied": (3, "trained lm_head apart from what the base ties"),
 }
 
