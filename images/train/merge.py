@@ -44,9 +44,8 @@ def main(args: Args) -> int:
     merged_checkpoint.complete(base, shards, folder, wanted["dtype"], adapter.vocabulary)
     merged_checkpoint.check(base, shards, folder)
     facts["rows"] = check_rows(shards, folder)
-    facts["candidates"] = measured or apart(_measure, question)
+    facts |= apart(_prove, question, measured, {"chosen": chosen, "merged": folder, "output": args.output})
     report_candidates(facts["candidates"], chosen)
-    facts |= apart(_prove, question, chosen, folder, args.output)
     facts["base"] = json.loads((args.inputs["base"] / "base.json").read_text(encoding="utf-8"))
     merged_checkpoint.move(folder, args.output / "model")
     (args.output / "merge.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -122,10 +121,10 @@ def _measure(facts: dict[str, Any]) -> dict[str, Any]:
     return measure(_question(facts))
 
 
-def _prove(facts: dict[str, Any], chosen: str, folder: Path, output: Path) -> dict[str, Any]:
+def _prove(facts: dict[str, Any], measured: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
     from proof import prove
 
-    return prove(_question(facts, chosen=chosen, merged=folder, output=output))
+    return {**prove(_question(facts, **done)), "candidates": measured or _measure(facts)}
 
 
 def _quantized_modules(folder: Path) -> list[str]:

@@ -122,7 +122,7 @@ def write(shards: list[Shard], folder: Path, key: str, device: str) -> Merged:
     def told(size: int) -> None:
         nonlocal count
         before, count = count, count + size
-        if count * 20 // total > before * 20 // total:
+        if total > CHUNK and count * 20 // total > before * 20 // total:
             progress(count >> 20, total >> 20, "MiB")
 
     threads = torch.get_num_threads()

@@ -50,7 +50,7 @@ class Item:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of rows that fit into a chunk before and after."""
-        width = self.source.columns * max(self.dtype.itemsize, self.source.dtype.itemsize)
+        width = max(1, self.source.columns) * max(self.dtype.itemsize, self.source.dtype.itemsize)
         step = self.source.step * max(1, CHUNK // (width * self.source.step))
         yield from ((first, min(first + step, self.source.rows)) for first in range(0, self.source.rows, step))
 

@@ -185,6 +185,7 @@ class Checkpoint:
             stored |= found
             self.files[name] = list(found)
         self.weights = dict(_logical(stored))
+        _require_known(folder, any(isinstance(weight, Nf4Weight) for weight in self.weights.values()))
         self.files = {name: [one for one in names if one in self.weights] for name, names in self.files.items()}
 
     def _names(self) -> list[str]:
@@ -226,6 +227,16 @@ def _logical(stored: dict[str, Weight]) -> dict[str, Weight]:
     quantized = {name.removesuffix(NF4) for name in stored if name.endswith(NF4)}
     inner = {name + key for name in quantized for key in CONSTANTS}
     return {name: _nf4(weight, stored) if name in quantized else weight for name, weight in stored.items() if name not in inner}
+
+
+def _require_known(folder: Path, nf4: bool) -> None:
+    """Raise ProgramError (3) where config.json tells of a quantisation that the names of the tensors do not."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method and not (method == "bitsandbytes" and nf4):
+        message = f"config.json says that the base is quantised ({method}), which is not read here"
+        raise ProgramError(message, "take the 16-bit checkpoint, or one in bitsandbytes' NF4", INVALID)
 
 
 def _nf4(weight: Weight, stored: dict[str, Weight]) -> Nf4Weight:

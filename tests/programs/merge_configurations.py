@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 SIZES = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+RESIZED = 104
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -35,7 +36,7 @@ def configuration(kind: str) -> Any:
     if kind == "moe":
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16}
         return Qwen3MoeConfig(intermediate_size=160, **SIZES, **experts, **ENDS)
-    return LlamaConfig(intermediate_size=160, tie_word_embeddings=kind == "tied", **SIZES, **ENDS)
+    return LlamaConfig(intermediate_size=160, tie_word_embeddings=kind.endswith("tied"), **SIZES, **ENDS)
 
 
 def settings(kind: str, dice: random.Random) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def settings(kind: str, dice: random.Random) -> dict[str, Any]:
         drawn["rank_pattern"] = {rf"layers\.0\..*{name}" if kind != "gpt2" else name: 3}
     if dice.random() < 0.5:
         drawn["alpha_pattern"] = {name: 7}
-    extra = dice.choice(["none", "rows", "saved", "embedding"])
+    extra = dice.choice(["none", "rows", "saved", "embedding"]) if not kind.startswith("resized") else "none"
     table = "wte" if kind == "gpt2" else "embed_tokens"
     if extra == "rows":
         drawn["trainable_token_indices"] = {table: sorted(dice.sample(range(96), 4))}
@@ -64,19 +65,30 @@ def settings(kind: str, dice: random.Random) -> dict[str, Any]:
     return drawn
 
 
+def loaded(base: Path) -> Any:
+    """Return the base's model, with eight tokens more where its name says so."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if base.name.startswith("resized"):
+        model.resize_token_embeddings(RESIZED, mean_resizing=False)
+    return model
+
+
 def adapt(base: Path, folder: Path, drawn: dict[str, Any]) -> None:
     """Write an adapter with random weights."""
     torch.manual_seed(1)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**drawn))
+    model = get_peft_model(loaded(base), LoraConfig(**drawn))
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.data += torch.randn_like(weight) * (0.05 if "magnitude" not in name else 0.01)
-    model.save_pretrained(folder)
+    resized = base.name.startswith("resized")
+    if resized:
+        model.get_input_embeddings().weight.data += 0.01
+    model.save_pretrained(folder, save_embedding_layers=resized)
 
 
 def wanted(base: Path, folder: Path, out: Path) -> dict[str, torch.Tensor]:
     """Return what PEFT merges, by the names of a checkpoint."""
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(loaded(base), folder).merge_and_unload(safe_merge=True)
     model.save_pretrained(out)
     return {name: weight.tensor() for name, weight in Checkpoint(out).weights.items()}
 
@@ -104,8 +116,9 @@ def main() -> None:
         for name, weight in checkpoint.weights.items():
             before, after = weight.tensor().float(), adapter.tensor(name)
             apart = max(apart, float(((before if after is None else after) - expected[name]).abs().max()))
-            moved = max(moved, float((expected[name] - before).abs().max()))
+            moved = max(moved, float((expected[name][: len(before)] - before).abs().max()))
             odd += [f"{name} for nothing"] if after is not None and torch.equal(before, after) else []
+        odd += [] if adapter.vocabulary == (RESIZED if kind.startswith("resized") else None) else [f"vocabulary {adapter.vocabulary}"]
         sys.stdout.write(json.dumps({"kind": kind, "drawn": drawn, "apart": apart, "moved": moved, "odd": odd}) + "\n")
 
 

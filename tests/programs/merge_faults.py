@@ -103,6 +103,7 @@ CASES: dict[str, Case] = {
     "truncated shard": shorten,
     "truncated header": behead,
     "base in fp8": lambda base, tensors, config: rewrite(base, f"{UP}.weight", torch.zeros(160, 64).to(torch.float8_e4m3fn)),
+    "base in mxfp4": lambda base, tensors, config: (base / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "mxfp4"}})),
     "tied": lambda base, tensors, config: (
         factor(tensors, HEAD, 96, 64),
         rewrite(base, f"{HEAD}.weight", torch.zeros(1)),

@@ -38,6 +38,7 @@ REFUSED = {
     "truncated shard": (6, "bytes, and its header tells of"),
     "truncated header": (6, "the header is cut off"),
     "base in fp8": (3, "quantised in a way that is not read here"),
+    "base in mxfp4": (3, "config.json says that the base is quantised (mxfp4)"),
     "tied": (3, "trained lm_head apart from what the base ties"),
 }
 
@@ -49,7 +50,7 @@ def told(python: Path, program: str, *given: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("kind", ["llama", "tied", "gpt2", "phi3", "moe"])
+@pytest.mark.parametrize("kind", ["llama", "tied", "gpt2", "phi3", "moe", "resized", "resized-tied"])
 def test_random_adapters_are_merged_as_peft_merges_them(kind: str, train_python: Path, tmp_path: Path) -> None:
     rows = told(train_python, "merge_configurations.py", str(tmp_path), kind, "0")
     assert len(rows) == 6
