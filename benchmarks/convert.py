@@ -117,8 +117,8 @@ def joined(*parts: dict[str, float]) -> str:
     seconds = sum(part["seconds"] for part in parts)
     peaks = {name: max(part[name] for part in parts) for name in ("RssAnon", "VmHWM", "disk")}
     shown, cpu = " + ".join(f"{part['seconds']:.1f}" for part in parts), sum(part["cpu"] for part in parts)
-    memory = f"{peaks['RssAnon']:.2f} GiB own, {peaks['VmHWM']:.2f} GiB resident"
-    return f"{seconds:.1f} s ({shown}), {cpu:.1f} s of computing, {memory}, {peaks['disk']:.2f} GB on the disk"
+    room = f"{peaks['RssAnon']:.2f} GiB own, {peaks['VmHWM']:.2f} GiB resident, {peaks['disk']:.2f} GB on the disk"
+    return f"{seconds:.1f} s ({shown}), {cpu:.1f} s of computing, {room}"
 
 
 def main() -> None:

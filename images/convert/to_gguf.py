@@ -38,6 +38,7 @@ def main(args: Args) -> int:
     files = {kind: args.output / f"model-{kind}.gguf" for kind in (reference, *others)}
     matrix = args.output / "imatrix.gguf" if wanted["imatrix"] else None
     stored, adapter, dtype = origin(args)
+    apart(_room, args.output, stored, wanted)
     convert(stored, files[reference], reference, adapter, dtype)
     apart(_finite, files[reference])
     made_of = apart(_matrix, files[reference], matrix, training_rows(args, model), others) if matrix else None
@@ -74,6 +75,13 @@ def convert(model: Path, target: Path, kind: str, adapter: Path | None = None, d
     progress(0, 1, "file", what)
     apart(_converted, target, model, kind, adapter, dtype)
     progress(1, 1, "file", f"converted to {kind}")
+
+
+def _room(folder: Path, model: Path, wanted: dict[str, Any]) -> None:
+    import room
+
+    room.known(wanted["types"][1:])
+    room.require(model, wanted, folder)
 
 
 def _converted(target: Path, model: Path, kind: str, adapter: Path | None, dtype: str) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,13 +126,34 @@ def test_a_checkpoint_that_llama_cpp_does_not_know_is_told_with_its_words(inputs
     assert status == 5 and "llama.cpp's converter" in said
 
 
-@pytest.mark.parametrize("megabytes", [1, 5])
-def test_a_full_disk_is_told_as_such_and_mended_by_running_again(inputs, convert_python, run_program, tmp_path, megabytes):
-    # 1 MB ends inside the 16-bit file, 5 MB inside a quantisation
-    with mounted(tmp_path / "small", megabytes) as small:
+def fill(folder: Path, leave: int) -> None:
+    """Leave so many bytes free on a disk."""
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    (folder / "filler").write_bytes(bytes(free - leave))
+
+
+@pytest.mark.parametrize("after", ["model-f16.gguf", "model-q4_k_m.gguf"])
+def test_a_disk_that_fills_up_in_the_middle_is_told_as_such_and_mended_by_running_again(inputs, convert_python, run_program, tmp_path, after):
+    with mounted(tmp_path / "small", 40) as small:
+        output = small / "output"
+        taken = threading.Event()
+
+        def take() -> None:
+            while not taken.is_set():
+                if (output / after).exists():
+                    fill(small, 4096)
+                    return
+                time.sleep(0.001)
+
+        other = threading.Thread(target=take)
+        other.start()
         done = run_program(convert_python, PROGRAM, one_pass(inputs), WANTED, small)
-        assert done.code == 4, done.log[-2000:]
-        assert "disk" in done.error["message"]
+        taken.set()
+        other.join()
+        assert done.code == 4 and "disk" in done.error["message"], done.log[-2000:]
+        (small / "filler").unlink()
+        shutil.rmtree(output)
+        assert run_program(convert_python, PROGRAM, one_pass(inputs), WANTED, small).code == 0
 
 
 def test_a_kill_in_the_middle_leaves_nothing_that_hinders_the_next_run(inputs, convert_python, run_program, tmp_path):
@@ -149,3 +171,39 @@ def test_a_kill_in_the_middle_leaves_nothing_that_hinders_the_next_run(inputs, c
     done = run_program(convert_python, PROGRAM, one_pass(inputs), WANTED, tmp_path)
     assert done.code == 0, done.events[-1:] or done.log[-2000:]
     assert [path.name for path in scratch.iterdir()] == ["args.json"]
+
+
+def test_what_does_not_fit_is_refused_before_the_first_byte(inputs, convert_python, run_program, tmp_path):
+    with mounted(tmp_path / "small", 1) as small:
+        done = run_program(convert_python, PROGRAM, one_pass(inputs), WANTED, small)
+        assert done.code == 4 and not list(done.output.iterdir())
+        assert done.error["message"].startswith("the GGUF files need about 0.0") and done.error["remedy"].startswith("free 0.0")
+
+
+def test_what_it_takes_is_said_first(inputs, convert_python, run_program, tmp_path):
+    done = run_program(convert_python, PROGRAM, one_pass(inputs), WANTED, tmp_path)
+    assert done.code == 0 and done.events[0]["event"] == "note"
+    assert done.events[0]["text"].startswith("the GGUF files take 0.0") and "packing alone takes about" in done.events[0]["text"]
+
+
+def test_memory_that_is_not_there_is_refused(inputs, convert_python):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        import room
+        from program import ProgramError
+        room.available_memory = lambda: 1 << 28
+        try:
+            room.require(Path(sys.argv[1]), {"types": ["f16"], "imatrix": None}, Path(sys.argv[1]))
+        except ProgramError as error:
+            print(error.code, error.message)"""
+    env = {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
+    argv = [str(convert_python), "-c", code, str(inputs["base"] / "model")]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, env=env)
+    assert done.stdout.startswith("4 converting takes about ") and "256 MiB are available" in done.stdout
+
+
+def test_a_type_that_does_not_exist_is_refused_with_the_nearest(inputs, convert_python, run_program, tmp_path):
+    wanted = {**recipe(["f16", "q4_km"], {}, source="one_pass"), "dtype": "bfloat16"}
+    done = run_program(convert_python, PROGRAM, one_pass(inputs), wanted, tmp_path)
+    assert done.code == 3 and done.error["remedy"] == "did you mean q4_k_m?" and not list(done.output.iterdir())
