@@ -112,6 +112,8 @@ def _time(case: Case, wanted: training.Training) -> str:
 
 
 def _merge(case: Case) -> Iterator[Finding]:
+    if case.recipe.gguf.source == "one_pass":
+        return
     if case.base.prequantized and case.recipe.merge.base == "original":
         message = f"{case.base.name} holds 4-bit weights, and merge.base: original wants the ones they were made from"
         remedy = "set merge.base: dequantised, stop after training with --until train, or take the 16-bit repository as base.source"
@@ -127,6 +129,14 @@ def _merge(case: Case) -> Iterator[Finding]:
     if proof > case.memory and not (case.card and held < case.card.memory):
         message = f"comparing the merged model's answers takes {proof / (1 << 30):.0f} GiB of memory; with less, rows of every tensor are compared"
         yield Finding("ok", "fit merge", message)
+
+
+def _reference(case: Case) -> Iterator[Finding]:
+    if case.recipe.gguf.source == "one_pass":
+        shape = case.base.shape
+        adapter = training.adapter_parameters(shape, training.Training.of_recipe(case.recipe)) if case.recipe.train else 0
+        need = 4 * (shape.parameters + adapter)
+        yield _in_memory("fit reference", need, case, "to ask base and adapter side by side, in 32 bits")
 
 
 def _gguf(case: Case) -> Iterator[Finding]:
@@ -235,7 +245,14 @@ def _memory() -> int:
     return int(fields["MemTotal"].split()[0]) << 10
 
 
-STAGES: dict[str, Callable[[Case], Iterator[Finding]]] = {"base": _base, "train": _train, "merge": _merge, "gguf": _gguf, "serve": _serve}
+STAGES: dict[str, Callable[[Case], Iterator[Finding]]] = {
+    "base": _base,
+    "train": _train,
+    "merge": _merge,
+    "reference": _reference,
+    "gguf": _gguf,
+    "serve": _serve,
+}
 """What is looked at for each stage; the others take no more than these."""
 
 

@@ -35,7 +35,8 @@ def disk(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]
     if recipe.train:
         adapter = adapter_parameters(shape, Training.of_recipe(recipe))
         yield Term("adapter and checkpoints", CHECKPOINTS * adapter * 12, "weights and optimiser in 32 bits")
-    yield Term("merged model", merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
+    if recipe.gguf.source == "merge":
+        yield Term("merged model", merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
     if {"llamacpp", "ollama"} & set(engines):
         for kind in recipe.gguf.types:
             yield Term(f"gguf {kind}", gguf_bytes(shape, kind), f"{BITS[kind]} bits a weight")
