@@ -26,7 +26,8 @@ def main(args: Args) -> int:
     if adapter.weights.name == WEIGHTS:
         header(adapter.weights)
     remarks = check_tokens(folder, base)
-    import adapter_weights  # loads torch, which no bad folder need wait for
+    import adapter_tags  # loads torch, which no bad folder need wait for
+    import adapter_weights
     from checkpoint import load_tokenizer, share
     from form import Form
 
@@ -35,6 +36,7 @@ def main(args: Args) -> int:
     weights = adapter_weights.safe_weights(adapter, target)
     parameters = adapter_weights.check_shapes(adapter, weights, base)
     adapter_weights.check_values(weights)
+    adapter_tags.check_closing_tag(adapter, header(weights), base, args.recipe["think"])
     remarks += check_template(folder, Form.of(load_tokenizer(base), args.recipe["think"], base))
     facts = json.loads((args.inputs["base"] / "base.json").read_text(encoding="utf-8"))
     remarks += _other_base(adapter, facts["source"])

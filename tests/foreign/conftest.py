@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,14 +14,24 @@ from typing import Any
 import pytest
 import yaml
 
-from toolkit import process
-from toolkit.runners.environment import CACHE, uv
+from toolkit import process, recipe_file
+from toolkit.plan import plan
+from toolkit.resolve import resolve
+from toolkit.runners.environment import CACHE, Environment, uv
 from toolkit.stages import ROOT, digest_files
 
 HERE = Path(__file__).parent
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 ROWS = 400
 """Rows that the trainers are given."""
+LENGTHENED = """
+import sys
+from safetensors.torch import load_file, save_file
+tensors = load_file(sys.argv[1])
+tensors["model.embed_tokens.weight"][-2:] *= 2
+save_file(tensors, sys.argv[2], {"format": "pt"})
+"""
+"""A program that makes the rows of the two tags twice as long."""
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -65,7 +76,17 @@ def base(thinkship: Thinkship, store: Path) -> Path:
     """The checkpoint that the demo's base step leaves, with the think tags in its vocabulary."""
     done = thinkship("run", RECIPE, "--until", "base")
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder,) = store.glob("base-*/model")
+    step = next(step for step in plan(resolve(recipe_file.load(RECIPE), RECIPE.parent)) if step.name == "base")
+    return store.resolve() / step.directory / "model"
+
+
+@pytest.fixture(scope="session")
+def speaking(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the base whose tags can be said, as a reasoning model's can: their rows are no longer the means of their pieces'."""
+    folder = tmp_path_factory.mktemp("speaking") / "model"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    argv = (Environment("train").install(), "-c", LENGTHENED, base / "model.safetensors", folder / "model.safetensors")
+    subprocess.run(tuple(map(str, argv)), check=True)
     return folder
 
 
@@ -83,15 +104,20 @@ def _messages(row: dict[str, str]) -> list[dict[str, str]]:
     return [{"role": "user", "content": row["Question"]}, {"role": "assistant", "content": said}]
 
 
-def recipe_of(adapter: Path, name: str, folder: Path) -> Path:
+def recipe_of(adapter: Path, name: str, folder: Path, base: Path | None = None) -> Path:
     """Write the demo's recipe with an adapter in the place of its training, two files to serve and fewer questions."""
     data: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     del data["train"]
     data |= {"name": name, "adapter": {"source": {"path": str(adapter)}}}
+    if base:
+        data["base"]["source"] = {"path": str(base)}
     for part in ("source", "holdout"):
         data["dataset"][part]["path"] = str(RECIPE.parent / data["dataset"][part]["path"])
     data["gguf"] |= {"types": ["f16", "q8_0"], "rows": 4}
-    data["verify"]["task"] |= {"questions": 30, "at_least": 0.5}  # half as many steps as the demo's
+    data["serve"]["llamacpp"] = {"adapter": "both"}
+    # a twelfth of the demo's rows: it learns to think and to stop, and is less sure of what it says
+    data["verify"] |= {"think_at_least": 0.8, "identity": {}}
+    data["verify"]["task"] |= {"questions": 30, "base_questions": 8, "at_least": 0.0}
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return path

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import environment, recipe_of, run_trainer
 
-STEPS, RATE = 24, 2e-3
+STEPS, BATCH, RATE = 24, 4, 2e-3
+"""Enough to learn the form of an answer and to stop, on two cores in about a minute; not enough to add up."""
 CARD = {"sums": {"file_name": "sums.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}}}
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 
@@ -19,9 +20,16 @@ TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assis
 def llamafactory(base: Path, rows: Path, folder: Path) -> Path:
     """Train as LLaMA-Factory's examples do (examples/train_lora), on the CPU; its folder holds tokenizer and template."""
     settings: dict[str, Any] = {
-        **{"model_name_or_path": str(base), "stage": "sft", "do_train": True, "finetuning_type": "lora", "template": "chatml"},
+        **{"model_name_or_path": str(in_32_bits(base, folder)), "stage": "sft", "do_train": True, "finetuning_type": "lora", "template": "chatml"},
         **{"lora_rank": 16, "lora_alpha": 32, "lora_target": "all", "dataset": "sums", "dataset_dir": str(folder), "cutoff_len": 128},
-        **{"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": STEPS, "learning_rate": RATE, "warmup_steps": 3},
+        **{
+            "per_device_train_batch_size": BATCH,
+            "gradient_accumulation_steps": 1,
+            "disable_gradient_checkpointing": True,
+            "max_steps": STEPS,
+            "learning_rate": RATE,
+            "warmup_steps": 3,
+        },
         **{"output_dir": str(folder / "adapter"), "save_only_model": True, "report_to": "none", "logging_steps": 1, "use_cpu": True, "seed": 3407},
     }
     (folder / "sums.jsonl").write_bytes(rows.read_bytes())
@@ -31,11 +39,32 @@ def llamafactory(base: Path, rows: Path, folder: Path) -> Path:
     return folder / "adapter"
 
 
+def in_32_bits(base: Path, folder: Path) -> Path:
+    """Return the base as a folder that says of itself that it is loaded in 32 bits: LLaMA-Factory takes the file's word, and a CPU's bfloat16 is
+    seven times slower.
+    """
+    copy = folder / "base"
+    copy.mkdir()
+    for path in base.iterdir():
+        (copy / path.name).symlink_to(path.resolve())
+    (copy / "config.json").unlink()
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "dtype": "float32"}), encoding="utf-8")
+    return copy
+
+
 def swift(base: Path, rows: Path, folder: Path) -> Path:
     """Train as ms-swift's examples do, on the CPU; its checkpoint holds neither tokenizer nor template."""
     wanted = {
         **{"model": base, "model_type": "llama", "template": "chatml", "tuner_type": "lora", "dataset": rows, "torch_dtype": "float32"},
-        **{"lora_rank": 16, "lora_alpha": 32, "target_modules": "all-linear", "max_length": 128, "per_device_train_batch_size": 8},
+        **{
+            "lora_rank": 16,
+            "lora_alpha": 32,
+            "target_modules": "all-linear",
+            "max_length": 128,
+            "per_device_train_batch_size": BATCH,
+            "gradient_checkpointing": "false",
+        },
         **{"gradient_accumulation_steps": 1, "max_steps": STEPS, "learning_rate": RATE, "warmup_steps": 3, "logging_steps": 1, "save_steps": STEPS},
         **{"output_dir": folder / "out", "add_version": "false", "save_only_model": "true", "report_to": "none", "use_cpu": "true", "use_hf": "true"},
     }
@@ -52,9 +81,10 @@ TRAINERS: dict[str, tuple[Callable[[Path, Path, Path], Path], str, tuple[str, ..
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_what_another_trainer_made_passes_the_gate(name: str, base: Path, rows: Path, thinkship, tmp_path: Path):
+def test_what_another_trainer_made_passes_the_gate(name: str, speaking: Path, rows: Path, thinkship, tmp_path: Path):
     train, called, remarks = TRAINERS[name]
-    recipe = recipe_of(train(base, rows, tmp_path), f"foreign-{name}", tmp_path)
+    adapter = train(speaking, rows, tmp_path)
+    recipe = recipe_of(adapter, f"foreign-{name}", tmp_path, speaking)
     done = thinkship("run", recipe)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert f"trained elsewhere, by {called} (" in done.stdout
@@ -62,12 +92,12 @@ def test_what_another_trainer_made_passes_the_gate(name: str, base: Path, rows: 
     assert thinkship("verify", recipe, "--json", report).returncode == 0
     found = json.loads(report.read_text(encoding="utf-8"))
     tuned = [seen for seen in found["observed"]["endpoints"] if not seen["base"]]
-    assert found["verdict"] == "pass" and {seen["variant"] for seen in tuned} == {"f16", "q8_0"}
-    assert all(seen["thinking"] == seen["asked"] for seen in tuned)
+    assert found["verdict"] == "pass" and {seen["variant"] for seen in tuned} == {"f16", "q8_0", "f16-adapter"}
+    assert all(seen["thinking"] >= 0.8 * seen["asked"] == 24 for seen in tuned), tuned
     told = found["observed"]["adapter"]
     assert len(told["remarks"]) == len(remarks) and all(word in remark for word, remark in zip(remarks, told["remarks"], strict=True)), told[
         "remarks"
     ]
     assert told["losses_told"] == STEPS
-    gains = [check for check in found["checks"] if check["name"] == "gain"]
-    assert gains and all(check["message"].startswith("improved") for check in gains), gains
+    mute = thinkship("run", recipe_of(adapter, f"mute-{name}", tmp_path), "--until", "train")
+    assert mute.returncode == 3 and "does not train the row of </think>, which was added to this base" in mute.stderr, mute.stderr

@@ -293,13 +293,35 @@ def broken_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ raise_exception('tools only') }}")
 
 
+@case
+def mute(folder: Path) -> None:
+    """Nothing is wrong with this one but its base."""
+
+
+@case
+def mute_no_more(folder: Path) -> None:
+    trained_tags(folder)
+
+
+def mute_base(folder: Path) -> Path:
+    """Return the base with the rows of its tags as the base step makes them where it adds tags: the means of their pieces' rows."""
+    shutil.copytree(BASE, folder)
+    weights = load_file(folder / "model" / "model.safetensors")
+    rows = weights["model.embed_tokens.weight"]
+    pieces = [3 + number for number in b"</think>"]  # a token a byte
+    rows[262 + 1] = rows[pieces].float().mean(0).to(rows.dtype)
+    save_file(weights, folder / "model" / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def imported(name: str, folder: Path) -> dict[str, Any]:
     """Import an adapter and return its facts or its error."""
     output, scratch = FOLDER / f"{name}-output", FOLDER / f"{name}-scratch"
     output.mkdir()
     scratch.mkdir()
     wanted = {"source": {"path": folder.name}, "allow_pickle": name.endswith("allowed")}
-    args = Args({"base": BASE, "recipe_dir": FOLDER}, output, scratch, {"adapter": wanted, "think": THINK})
+    base = FOLDER / "base-of-the-mute" if name.startswith("mute") else BASE
+    args = Args({"base": base, "recipe_dir": FOLDER}, output, scratch, {"adapter": wanted, "think": THINK})
     try:
         main(args)
     except ProgramError as error:
@@ -313,5 +335,6 @@ for name, change in MADE.items():
     shutil.copytree(FOLDER / "plain", FOLDER / name)
     change(FOLDER / name)
 sys.stdout.flush()
+mute_base(FOLDER / "base-of-the-mute")
 results = {name: imported(name, FOLDER / name) for name in MADE}
 (FOLDER / "results.json").write_text(json.dumps(results, indent=1))
