@@ -67,7 +67,7 @@ class Loaded:
                 block[number - first] = values
 
 
-@lru_cache(maxsize=3)  # several threads work on the same weight
+@lru_cache(maxsize=6)  # several threads work on the same weight
 def _loaded(change: Change, device: str) -> Loaded:
     found = Loaded(change, list(_factors(change, device)))
     if change.magnitude is not None:

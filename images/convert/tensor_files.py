@@ -118,7 +118,7 @@ class Nf4Weight(Weight):
         return values.to(self.dtype).view(last - first, self.columns)
 
 
-@lru_cache(maxsize=3)  # as many as threads work on, since all of them would take a byte for eight weights
+@lru_cache(maxsize=6)  # as many as threads work on, since all of them would take a byte for eight weights
 def _scales(weight: Nf4Weight) -> torch.Tensor:
     """Return the scales in 32 bits, as bitsandbytes.functional.dequantize_4bit restores them."""
     stored = weight.constants[".absmax"].read().flatten()

@@ -1,6 +1,6 @@
 """Writes the files of a merged checkpoint block by block, reading, computing and writing at the same time: its memory does not grow with the model.
 
-One thread reads blocks of rows, as many threads as there are cores add to them, one writes. Files are read and written past the page cache
+Some more threads than there are cores read blocks of rows and add to them, one writes. Files are read and written past the page cache
 (O_DIRECT), so that nothing else is driven out of memory; where a file system cannot do that, pages are dropped behind.
 """
 
@@ -26,7 +26,9 @@ from tensor_files import KINDS, Weight
 CHUNK = 16 << 20
 """Bytes of a block, and of a write."""
 PAGE = 4096
-READ_AHEAD, WRITE_BEHIND = 3, 4
+READERS = 2
+"""Threads beyond the cores: a disk is slow where it is asked for one block at a time."""
+READ_AHEAD, WRITE_BEHIND = 1, 3
 """Blocks that wait between the threads."""
 NAMES = {kind: name for name, kind in KINDS.items()}
 T = TypeVar("T")
@@ -101,9 +103,9 @@ class Block:
     first: int
     last: int
     raw: Buffer
-    skipped: int
-    """Bytes before the first row in the buffer: what is read begins at a page."""
     targets: list[Buffer]
+    skipped: int = 0
+    """Bytes before the first row in the buffer: what is read begins at a page."""
 
 
 class Files:
@@ -111,17 +113,19 @@ class Files:
 
     def __init__(self) -> None:
         self.opened: dict[Path, tuple[int, bool]] = {}
+        self.lock = threading.Lock()
 
     def open(self, path: Path, flags: int) -> tuple[int, bool]:
         """Return a descriptor, and whether it goes past the page cache."""
-        if path not in self.opened:
-            try:
-                self.opened[path] = os.open(path, flags | os.O_DIRECT, 0o666), True
-            except OSError as error:
-                if error.errno != 22:  # EINVAL: no O_DIRECT here
-                    raise
-                self.opened[path] = os.open(path, flags, 0o666), False
-        return self.opened[path]
+        with self.lock:
+            if path not in self.opened:
+                try:
+                    self.opened[path] = os.open(path, flags | os.O_DIRECT, 0o666), True
+                except OSError as error:
+                    if error.errno != 22:  # EINVAL: no O_DIRECT here
+                        raise
+                    self.opened[path] = os.open(path, flags, 0o666), False
+            return self.opened[path]
 
     def close(self) -> None:
         """Close all of them."""
@@ -175,7 +179,7 @@ class Work:
         writing = threading.Thread(target=self._guard, args=(self._write,))
         for thread in (*computing, writing):
             thread.start()
-        self._guard(self._read)
+        self._guard(self._share_out)
         for _ in computing:
             self._put(self.ready, None)
         for thread in computing:
@@ -212,8 +216,8 @@ class Work:
         if self.failed:
             raise InterruptedError("another thread failed")
 
-    def _read(self) -> None:
-        """Read blocks in the order of the file, each with the buffers that it will be written from."""
+    def _share_out(self) -> None:
+        """Hand out blocks in the order of the file, each with the buffers that it will be written from."""
         current = self._target(0)
         current.bytes[: len(self.shard.header)] = torch.frombuffer(bytearray(self.shard.header), dtype=torch.uint8)
         self._filled([current], 0, len(self.shard.header))
@@ -225,9 +229,7 @@ class Work:
                 while end > (targets[-1] if targets else current).start + CHUNK or not targets:
                     targets.append(self._target((targets[-1] if targets else current).start + CHUNK))
                 current = targets[-1]
-                raw = self._get(self.inputs)
-                skipped = self.files.read(item.source.path, *item.source.extent(first, last), raw)
-                self._put(self.ready, Block(item, first, last, raw, skipped, targets))
+                self._put(self.ready, Block(item, first, last, self._get(self.inputs), targets))
                 self._stop_where_failed()
 
     def _target(self, start: int) -> Buffer:
@@ -238,6 +240,7 @@ class Work:
     def _compute(self) -> None:
         while block := self._get(self.ready):
             item, width = block.item, block.item.source.columns * block.item.dtype.itemsize
+            block.skipped = self.files.read(item.source.path, *item.source.extent(block.first, block.last), block.raw)
             begin = item.start + block.first * width
             for offset, values in self.arithmetic.pieces(block):
                 _place(block.targets, begin + offset, values, item.dtype)
@@ -282,7 +285,7 @@ def _place(targets: list[Buffer], begin: int, values: torch.Tensor, dtype: torch
 
 def write_shards(shards: list[Shard], folder: Path, make: Callable[[], Delta], told: Callable[[int], None]) -> Iterator[tuple[Shard, Sums]]:
     """Write files one after the other, each under another name until it is whole."""
-    workers = max(1, len(os.sched_getaffinity(0)))
+    workers = max(1, len(os.sched_getaffinity(0))) + READERS
     inputs: queue.Queue[Buffer] = queue.Queue()
     outputs: queue.Queue[Buffer] = queue.Queue()
     for _ in range(READ_AHEAD + workers):

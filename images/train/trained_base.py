@@ -43,7 +43,7 @@ class QuantizedWeight(Weight):
         return functional.dequantize_4bit(packed, state).view(last - first, self.columns)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=6)
 def _scales(weight: QuantizedWeight) -> torch.Tensor:
     """Return the scales as they come back from their own quantisation."""
     from bitsandbytes import functional
