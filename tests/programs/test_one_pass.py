@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -127,9 +128,10 @@ def test_a_checkpoint_that_llama_cpp_does_not_know_is_told_with_its_words(inputs
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Leave so many bytes free on a disk."""
-    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    (folder / "filler").write_bytes(bytes(free - leave))
+    """Leave about so many bytes free on a disk, that a program is writing to meanwhile."""
+    with (folder / "filler").open("wb", buffering=0) as sink, contextlib.suppress(OSError):  # the disk is full before its turn
+        while os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize > leave:
+            sink.write(bytes(4096))
 
 
 @pytest.mark.parametrize("after", ["model-f16.gguf", "model-q4_k_m.gguf"])
