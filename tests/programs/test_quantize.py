@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 from skips import skip_or_fail
 
-from toolkit.recipe import BLIND, GgufType
+from toolkit.gguf_files import BLIND, GgufType
 from toolkit.runners.tools import lacking_for_ollama, ollama
 from toolkit.stages import IMAGES
 

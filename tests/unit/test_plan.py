@@ -9,8 +9,9 @@ import pytest
 from toolkit import plan as plan_module
 from toolkit import stages
 from toolkit.errors import InvalidError
+from toolkit.gguf_files import Imatrix
 from toolkit.plan import plan, until
-from toolkit.recipe import Imatrix, Recipe
+from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
 from toolkit.sources import PathSource
 from toolkit.stages import ROOT

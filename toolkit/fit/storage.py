@@ -9,7 +9,8 @@ from toolkit.fit.estimate import Term
 from toolkit.fit.serving import WEIGHT_BYTES, weights
 from toolkit.fit.shape import Checkpoint, Shape
 from toolkit.fit.training import Training, adapter_parameters
-from toolkit.recipe import EngineName, GgufType, Recipe
+from toolkit.gguf_files import GgufType
+from toolkit.recipe import EngineName, Recipe
 
 BITS: dict[GgufType, float] = {
     **{"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q5_k_s": 5.57, "q4_k_m": 4.85, "q4_k_s": 4.67, "q4_0": 4.55},
