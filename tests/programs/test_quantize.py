@@ -67,11 +67,12 @@ def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, lla
         if mine.is_file():
             ours.append(mine)
             theirs.append(target)
-    assert len(ours) == len(KINDS) if guided or made.name.startswith("odd") else len(KINDS) - len(BLIND)
+    refused = set() if guided else set(BLIND) - ({"iq3_xs"} if made.name.startswith("odd") else set())  # rows of 288 spare it its blind types
+    assert {path.stem.removesuffix("-guided") for path in ours} == set(KINDS) - refused
     found = inside(convert_python, *ours, *theirs)
     for path in theirs:
         path.unlink()
-    for path, mine, other in zip(ours, found, found[len(ours) :], strict=True):
+    for path, mine, other in zip(ours, found[: len(ours)], found[len(ours) :], strict=True):
         different = {name: (mine.get(name), other.get(name)) for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)}
         assert not different, f"{path.name}: {different}"
 
