@@ -12,7 +12,7 @@ import yaml
 from conftest import environment, recipe_of, run_trainer
 
 STEPS, BATCH, RATE = 24, 4, 2e-3
-"""Enough to learn the form of an answer and to stop, on two cores in about a minute; not enough to add up."""
+"""Enough to think, to stop and to add up most of the time: 25 of 30 sums are right."""
 CARD = {"sums": {"file_name": "sums.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}}}
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 
@@ -93,11 +93,13 @@ def test_what_another_trainer_made_passes_the_gate(name: str, speaking: Path, ro
     found = json.loads(report.read_text(encoding="utf-8"))
     tuned = [seen for seen in found["observed"]["endpoints"] if not seen["base"]]
     assert found["verdict"] == "pass" and {seen["variant"] for seen in tuned} == {"f16", "q8_0", "f16-adapter"}
-    assert all(seen["thinking"] >= 0.8 * seen["asked"] == 24 for seen in tuned), tuned
+    assert all(seen["thinking"] >= 27 and seen["asked"] == 30 for seen in tuned), tuned
     told = found["observed"]["adapter"]
     assert len(told["remarks"]) == len(remarks) and all(word in remark for word, remark in zip(remarks, told["remarks"], strict=True)), told[
         "remarks"
     ]
     assert told["losses_told"] == STEPS
+    gains = [check["message"] for check in found["checks"] if check["name"] == "gain"]
+    assert len(gains) == 3 and all(message.startswith("improved") for message in gains), gains
     mute = thinkship("run", recipe_of(adapter, f"mute-{name}", tmp_path), "--until", "train")
     assert mute.returncode == 3 and "does not train the row of </think>, which was added to this base" in mute.stderr, mute.stderr
