@@ -57,7 +57,8 @@ def asked(args: Args, stored: Checkpoint) -> dict[str, Any]:
     """Return what the processes that load models must know."""
     facts = json.loads((args.inputs["train"] / "train.json").read_text(encoding="utf-8"))
     quantized = any(isinstance(weight, Nf4Weight) for weight in stored.weights.values())
-    kind = "float32" if facts["device"] == "cpu" else "bfloat16"  # trl_engine.py's choice
+    # trl_engine.py's choice; where the adapter was trained elsewhere, its device is not known, and nothing is rounded
+    kind = "float32" if facts.get("device", "cpu") == "cpu" else "bfloat16"
     trained = {"base": stored.folder, "adapter": args.inputs["train"] / "adapter", "stored_nf4": quantized, "kind": kind}
     trained["nf4"] = args.recipe.get("quantization", "none") == "nf4"
     parameters = sum(weight.rows * weight.columns for weight in stored.weights.values())
