@@ -109,6 +109,8 @@ class Mix:
         if self.kind in TWO_BITS:
             return chosen
         match self.kind:
+            case "iq3_xxs" if not self.guided and self.sharing < 4:
+                chosen = Type.IQ3_S
             case "iq3_m":
                 chosen = Type.Q4_K
             case "q3_k_m":
@@ -128,6 +130,8 @@ class Mix:
         match self.kind:
             case "q2_k":
                 return Type.Q3_K
+            case "iq3_xxs" if not self.guided:
+                return Type.Q4_K if first else Type.Q3_K
             case "q3_k_m":
                 return Type.Q5_K if layer < self.layers // 16 else Type.Q4_K
             case "q3_k_l":
