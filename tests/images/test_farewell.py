@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -57,6 +59,13 @@ def test_a_long_answer_of_known_length_is_not_cut_at_what_looks_like_an_end(fare
 class Slow(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def handle(self) -> None:
+        """Look whether there is something to read before reading, as llama.cpp's server does: no read is under way at a socket that is swapped."""
+        self.close_connection = False
+        while not self.close_connection:
+            if select.select((self.connection,), (), (), 0.01)[0]:
+                self.handle_one_request()
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -84,26 +93,29 @@ def test_clients_who_never_pause_are_let_go_between_two_answers(farewell: Any, s
     stop = threading.Event()
 
     def ask(ours: set[int]) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-        while not stop.is_set():
-            try:
-                connection.request("GET", "/")
-                ours.add(connection.sock.getsockname()[1])
-                reply = connection.getresponse()
-                whole.append(len(reply.read()))
-                if reply.will_close or connection.sock is None or not connection.sock.recv:
-                    connection.close()
-            except (OSError, http.client.HTTPException) as error:
-                errors.append(error)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)) as connection:
+            while not stop.is_set():
+                ask_once(connection, ours)
+
+    def ask_once(connection: http.client.HTTPConnection, ours: set[int]) -> None:
+        try:
+            connection.request("GET", "/")
+            ours.add(connection.sock.getsockname()[1])
+            reply = connection.getresponse()
+            whole.append(len(reply.read()))
+            if reply.will_close or connection.sock is None or not connection.sock.recv:
                 connection.close()
-                continue
-            connection.sock.setblocking(False)
-            try:  # as HTTP libraries do before they use a connection again
-                if connection.sock.recv(1) == b"":
-                    connection.close()
-            except BlockingIOError:
-                connection.sock.setblocking(True)
-                connection.sock.settimeout(10)
+        except (OSError, http.client.HTTPException) as error:
+            errors.append(error)
+            connection.close()
+            return
+        connection.sock.setblocking(False)
+        try:  # as HTTP libraries do before they use a connection again
+            if connection.sock.recv(1) == b"":
+                connection.close()
+        except BlockingIOError:
+            connection.sock.setblocking(True)
+            connection.sock.settimeout(10)
 
     clients = [threading.Thread(target=ask, args=(ours,)) for ours in ports]
     for client in clients:
