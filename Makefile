@@ -94,8 +94,8 @@ test-faults: .venv/.host ## plant faults in real engines and print which check f
 	@$(PYTEST) tests/faults
 
 .PHONY: test-foreign
-test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for real, through the gate; each in an environment of its own
-	@$(PYTEST) tests/foreign
+test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for real, through the gate, each in an environment of its own; TRAINERS=llamafactory for one
+	@$(PYTEST) tests/foreign $(if $(TRAINERS),-k $(TRAINERS))
 
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
