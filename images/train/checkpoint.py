@@ -22,10 +22,14 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def load_model(folder: Path, dtype: Any = torch.float32) -> Any:
-    """Return a checkpoint to compute with; ProgramError (6) unless its files can be read and hold exactly the model's weights."""
+def load_model(folder: Path, dtype: Any = torch.float32, device: str | None = None) -> Any:
+    """Return a checkpoint to compute with, on a device where one is named.
+
+    ProgramError (6) unless its files can be read and hold exactly the model's weights.
+    """
+    where: dict[str, Any] = {"device_map": {"": device}} if device else {}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **where)
     except SafetensorError as error:
         raise ProgramError(f"the weights in {folder} cannot be read: {error}", "make the step again: remove its directory", BROKEN) from None
     problems = [f"{name} {sorted(map(str, report[name]))[:3]}" for name in REPORTED if report[name]]

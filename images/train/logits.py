@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import REPORTED
+from checkpoint import load_model
 from merged_checkpoint import available_memory
-from program import BROKEN, ProgramError
-from transformers import AutoModelForCausalLM
 
 ROOM = 1.2
 """Memory a model takes while it answers, as a multiple of its weights."""
@@ -37,11 +35,7 @@ def place_for(parameters: int) -> Place | None:
 
 def load(folder: Path, place: Place) -> Any:
     """Return a checkpoint's model; ProgramError (6) unless its files hold exactly the model's weights."""
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=place.dtype, device_map={"": place.device}, output_loading_info=True)
-    problems = [f"{name} {sorted(map(str, report[name]))[:3]}" for name in REPORTED if report[name]]
-    if problems:
-        raise ProgramError(f"{folder.name} does not load strictly: {'; '.join(problems)}", "look at the stage's log", BROKEN)
-    return model.eval()
+    return load_model(folder, place.dtype, place.device)
 
 
 def texts_of(rows: list[dict[str, str]], tokenizer: Any) -> list[tuple[torch.Tensor, int]]:
