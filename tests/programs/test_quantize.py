@@ -17,7 +17,8 @@ from toolkit.runners.tools import lacking_for_ollama, ollama
 from toolkit.stages import IMAGES
 
 KINDS = tuple(kind for kind in get_args(GgufType) if kind not in ("f16", "bf16"))
-SHAPES = ("shared", "apart", "odd")
+SHAPES = tuple(os.environ.get("THINKSHIP_TEST_SHAPES", "odd").split())
+"""Of `shared`, `apart` and `odd`: a minute or two each. `odd` has every fallback; all three are due when mixes.py changes."""
 
 
 @pytest.fixture(scope="session")
