@@ -33,9 +33,6 @@ def write_inputs(shape: str, folder: Path, rank: int) -> None:
     """Write a random base with a tokenizer that the converter knows, and an adapter of all its linear layers."""
     import random_model
     import tiny
-    import torch
-    from safetensors.torch import save_file
-    from tensor_files import Checkpoint
 
     base, adapter = folder / "base" / "model", folder / "adapter"
     random_model.make(shape, base)
@@ -45,16 +42,7 @@ def write_inputs(shape: str, folder: Path, rank: int) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    adapter.mkdir()
-    factors = {}
-    for name, weight in Checkpoint(base).weights.items():
-        if name.endswith("_proj.weight"):
-            place = f"base_model.model.{name.removesuffix('.weight')}"
-            factors[f"{place}.lora_A.weight"] = torch.randn(rank, weight.columns) * 0.01
-            factors[f"{place}.lora_B.weight"] = torch.randn(weight.rows, rank) * 0.01
-    save_file(factors, adapter / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": "all-linear"}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    random_model.write_adapter(base, adapter, rank)
 
 
 def drop_norms(base: Path) -> None:

@@ -9,7 +9,6 @@ in the page cache. Memory is the peak resident set (VmHWM) and, beside it, what 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -36,27 +35,6 @@ from peft import PeftModel
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
 """
-
-
-def write_adapter(base: Path, folder: Path, rank: int, dora: bool) -> None:
-    """Write an adapter of all linear layers, as PEFT names and stores it; its change is about 1 % of the weights."""
-    import torch
-    from safetensors.torch import save_file
-    from tensor_files import Checkpoint
-
-    folder.mkdir()
-    tensors = {}
-    for name, weight in Checkpoint(base).weights.items():
-        if name.endswith("_proj.weight"):
-            place = f"base_model.model.{name.removesuffix('.weight')}"
-            tensors[f"{place}.lora_A.weight"] = torch.randn(rank, weight.columns) * 0.01
-            tensors[f"{place}.lora_B.weight"] = torch.randn(weight.rows, rank) * 0.01
-            if dora:
-                tensors[f"{place}.lora_magnitude_vector"] = torch.full((weight.rows,), 0.02 * weight.columns**0.5)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": modules, "use_dora": dora}
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def forget(folder: Path) -> None:
@@ -114,6 +92,8 @@ def exactness(base: Path, adapter: Path, merged: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print one line a way."""
+    from random_model import write_adapter
+
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("shape")
     options.add_argument("folder", type=Path)

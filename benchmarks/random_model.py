@@ -134,6 +134,25 @@ def write_tokenizer(folder: Path, words: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
+def write_adapter(base: Path, folder: Path, rank: int, dora: bool = False) -> None:
+    """Write an adapter of all linear layers, as PEFT names and stores it; its change is about 1 % of the weights."""
+    from tensor_files import Checkpoint  # of the room that measures
+
+    folder.mkdir()
+    tensors = {}
+    for name, weight in Checkpoint(base).weights.items():
+        if name.endswith("_proj.weight"):
+            place = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{place}.lora_A.weight"] = torch.randn(rank, weight.columns) * 0.01
+            tensors[f"{place}.lora_B.weight"] = torch.randn(weight.rows, rank) * 0.01
+            if dora:
+                tensors[f"{place}.lora_magnitude_vector"] = torch.full((weight.rows,), 0.02 * weight.columns**0.5)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": modules, "use_dora": dora}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def main() -> None:
     """Make it and say how long it took."""
     options = argparse.ArgumentParser(description=__doc__)
