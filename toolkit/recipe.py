@@ -194,7 +194,7 @@ class LlamaCpp(Section):
 class Vllm(Section):
     """Flags of vLLM beyond those the recipe implies."""
 
-    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16"] | StoredFormat, ...], Field(min_length=1)] = ("auto",)
+    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16", StoredFormat], ...], Field(min_length=1)] = ("auto",)
     """`bf16` serves the merged weights; these quantise them while loading: `fp8` for cards that compute in it, `fp8-weights` computing
     in 16 bits for older ones, `bnb-nf4` with bitsandbytes, as the tutorial does. `w4a16`, `int8`, `fp8-dynamic` and `bnb-nf4-stored` are made
     once, as files (section `compress`). `auto` is the one of the first four that is fastest for serve.parallel and serve.context on the card.

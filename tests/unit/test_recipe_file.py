@@ -126,3 +126,9 @@ def test_a_file_that_is_no_utf8_names_the_byte(tmp_path: Path):
     (tmp_path / "x.yml").write_bytes(b"name: \xff")
     with pytest.raises(InvalidError, match="not UTF-8 at byte 6"):
         recipe_file.load(tmp_path / "x.yml")
+
+
+def test_a_misspelt_format_is_told_in_one_line_with_all_that_there_are(demo_text):
+    found = faults(demo_text.replace("variants: [bnb-nf4, bf16]", "variants: [w4a61, bf16]"))
+    (line,) = (fault for fault in found if "variants/0" in fault)
+    assert "'bf16', 'bnb-nf4-stored', 'w4a16'" in line and "did you mean w4a16?" in line and "literal[" not in line
