@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
@@ -96,13 +98,27 @@ def _recipe() -> Iterator[str]:
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    meanings = _meanings(model)
     for name, field in model.model_fields.items():
         sections = [kind for kind in _members(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         key = f"{prefix}{name}"
         kind = "section" if sections else _type_name(field)
-        yield f"| `{key}` | {kind} | {_default(field, bool(sections))} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        yield f"| `{key}` | {kind} | {_default(field, bool(sections))} | {meanings[name].replace('|', chr(92) + '|')} |"
         for section in sections:
             yield from _keys(section, f"{key}.")
+
+
+def _meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each field, by the field's name; pydantic would read the sources for them at every start of the command line."""
+    found: dict[str, str] = {}
+    for part in reversed(model.__mro__):
+        if part is not BaseModel and issubclass(part, BaseModel):
+            (node,) = ast.parse(inspect.getsource(part)).body
+            assert isinstance(node, ast.ClassDef)
+            for field, below in pairwise(node.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                    found[field.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+    return found
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -198,10 +198,12 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _module_files(root: Path, name: str) -> Iterator[Path]:
-    if name.partition(".")[0] in _tops(root):
-        place = root.joinpath(*name.split("."))
-        yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+@cache
+def _module_files(root: Path, name: str) -> tuple[Path, ...]:
+    if name.partition(".")[0] not in _tops(root):
+        return ()
+    place = root.joinpath(*name.split("."))
+    return tuple(path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
 
 
 @cache
