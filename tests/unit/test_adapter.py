@@ -251,7 +251,7 @@ def test_llamacpp_is_given_the_base_and_the_adapters_file(folder):
 
 def test_vllm_serves_the_adapter_under_the_models_name(folder):
     argv = launched(folder, "vllm", rank_pattern={"up_proj": 40})
-    assert argv[argv.index("--model") + 1] == str(folder.parent / "model") and argv[argv.index("--dtype") + 1] == "float16"
+    assert argv[argv.index("--model") + 1] == str(folder.parent / "model") and argv[argv.index("--dtype") + 1] == "float32"
     assert argv[argv.index("--served-model-name") + 1] == "sums-base" and argv[argv.index("--lora-modules") + 1] == f"sums={folder}"
     assert argv[argv.index("--max-lora-rank") + 1] == "64" and "--enable-lora" in argv
 

@@ -90,6 +90,13 @@ def test_a_format_that_a_cpu_does_not_compute_is_refused_before_the_server_ends_
                 engine("vllm").launch(replace(target, variant=variant), 8000, tools)
 
 
+@pytest.mark.parametrize(("gpu", "computed"), [(False, "float32"), (True, "bfloat16")])
+def test_16_bit_weights_are_computed_in_float32_on_a_cpu(target, tools, gpu, computed):
+    for variant, wanted in (("bf16", computed), ("bnb-nf4", "bfloat16"), ("int8", "bfloat16")):
+        argv = engine("vllm").launch(replace(target, variant=variant), 8000, replace(tools, gpu=gpu)).argv
+        assert argv[argv.index("--dtype") + 1] == wanted
+
+
 @pytest.mark.parametrize("variant", STORED)
 def test_a_stored_checkpoint_says_itself_how_its_weights_lie(target, tools, variant):
     line = " ".join(engine("vllm").launch(replace(target, variant=variant), 8000, replace(tools, gpu=True)).argv)
