@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from toolkit import process
 from toolkit.engines.wire import is_loopback
-from toolkit.places import has_nvidia
+from toolkit.processors import has_nvidia
 
 LISTENING = "0A"
 """State of a socket that waits for connections (Linux, include/net/tcp_states.h)."""

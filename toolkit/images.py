@@ -14,8 +14,8 @@ from rich.table import Table
 from toolkit import __version__, console, process
 from toolkit.artifact import digest
 from toolkit.errors import FailedError, NotReadyError, UsageError
-from toolkit.places import has_nvidia
 from toolkit.process import Command
+from toolkit.processors import has_nvidia
 from toolkit.runners import docker
 from toolkit.runners.environment import CACHE
 from toolkit.stages import IMAGES, ROOT, digest_files

@@ -14,19 +14,6 @@ CREATE_SECONDS = 1800.0
 """Longest time to bring a model into a running server."""
 
 
-def has_nvidia() -> bool:
-    """Say whether this machine runs an NVIDIA driver."""
-    return Path("/proc/driver/nvidia/version").exists()
-
-
-def has_avx512() -> bool:
-    """Say whether this machine's processor has AVX-512; False where Linux does not tell."""
-    try:
-        return " avx512f " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
 class Running(Protocol):
     """A server that was started."""
 

@@ -10,7 +10,8 @@ from toolkit.engines import Target, Tools, engine
 from toolkit.errors import InvalidError
 from toolkit.fit.card import present
 from toolkit.fit.shape import Shape, of_folder
-from toolkit.places import Machine, Place, has_nvidia
+from toolkit.places import Machine, Place
+from toolkit.processors import has_nvidia
 from toolkit.recipe import Think, Vllm
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama, ollama_prefix

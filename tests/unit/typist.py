@@ -16,10 +16,11 @@ import time
 
 from toolkit.stages import ROOT
 
-LEADING = """import fcntl, os, sys, termios
+LEADING = """import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])"""
-"""Makes the terminal the process's own, so that Ctrl-C is its signal."""
+"""Makes the terminal the process's own, so that Ctrl-C is its signal; tests that were started in the background were told to ignore it."""
 STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 

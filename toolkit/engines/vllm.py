@@ -17,8 +17,8 @@ from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
-from toolkit.places import has_avx512
 from toolkit.process import Command
+from toolkit.processors import has_avx512
 
 QUANTIZATION: dict[str, tuple[str, ...]] = {  # the type to compute in comes last
     "fp8": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from toolkit import console, process
 from toolkit.errors import FailedError, NotReadyError
 from toolkit.hubs import offline
-from toolkit.places import has_nvidia
+from toolkit.processors import has_nvidia
 from toolkit.stages import IMAGES, digest_files
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinkship"
