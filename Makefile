@@ -85,7 +85,7 @@ PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --dur
 
 .PHONY: test
 test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about 45 minutes on 2 cores)
-	@$(PYTEST) tests/programs
+	@$(PYTEST) -n 2 --dist loadfile tests/programs
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
 

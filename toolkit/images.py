@@ -17,7 +17,7 @@ from toolkit.errors import FailedError, NotReadyError, UsageError
 from toolkit.process import Command
 from toolkit.processors import has_nvidia
 from toolkit.runners import docker
-from toolkit.runners.environment import CACHE
+from toolkit.runners.cache import CACHE
 from toolkit.stages import IMAGES, ROOT, digest_files
 
 NAMES = ("verify", "llamacpp", "ollama", "convert", "train", "vllm")

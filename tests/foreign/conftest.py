@@ -17,7 +17,8 @@ import yaml
 from toolkit import process, recipe_file
 from toolkit.plan import plan
 from toolkit.resolve import resolve
-from toolkit.runners.environment import CACHE, Environment, uv
+from toolkit.runners.cache import CACHE
+from toolkit.runners.environment import Environment, uv
 from toolkit.stages import ROOT, digest_files
 
 HERE = Path(__file__).parent

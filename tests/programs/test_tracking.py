@@ -19,7 +19,8 @@ from conftest import program_environment
 from training import PROGRAMS, losses, tiny_recipe
 
 from toolkit import process
-from toolkit.runners.environment import CACHE, Environment, uv
+from toolkit.runners.cache import CACHE
+from toolkit.runners.environment import Environment, uv
 from toolkit.stages import digest_files
 
 HERE = Path(__file__).parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from toolkit import console, process
 from toolkit.errors import FailedError, NotReadyError
 from toolkit.hubs import offline
 from toolkit.processors import has_nvidia
+from toolkit.runners.cache import CACHE, making
 from toolkit.stages import IMAGES, digest_files
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinkship"
 UNREACHABLE = ("error sending request", "dns error", "Connection refused", "timed out", "Could not connect", "Failed to fetch", "tcp connect")
 
 
@@ -56,8 +55,13 @@ class Environment:
 
     def install(self) -> Path:
         """Install it unless it is there, and return its interpreter; NotReadyError where the package index cannot be reached."""
-        if self.ready():
-            return self.python
+        if not self.ready():
+            with making(self.folder.name):
+                if not self.ready():
+                    self._make()
+        return self.python
+
+    def _make(self) -> None:
         console.note(f"installing the {self._title} environment, once, into {self.folder}")
         shutil.rmtree(self.folder, ignore_errors=True)
         log = CACHE / "logs" / f"{self.folder.name}.log"
@@ -69,7 +73,6 @@ class Environment:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise self._translated(error, log) from error
         (self.folder / ".complete").touch()
-        return self.python
 
     def _install(self, log: Path) -> None:
         process.run(process.Command((uv(), "venv", "--quiet", "--python", sys.executable, str(self.folder))), log=log)

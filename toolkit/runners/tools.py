@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit import console, process
 from toolkit.errors import NotReadyError
-from toolkit.runners.environment import CACHE
+from toolkit.runners.cache import CACHE, making
 from toolkit.stages import IMAGES
 
 INSTALL = IMAGES / "ollama" / "install.sh"
@@ -50,8 +50,13 @@ def require(engines: Iterable[str]) -> None:
 def ollama() -> Path:
     """Return Ollama's program, building it first where it is missing; NotReadyError where that is not possible."""
     found = ollama_found()
-    if found:
-        return found
+    if not found:
+        with making(ollama_prefix().name):
+            found = ollama_found() or _built()
+    return found
+
+
+def _built() -> Path:
     console.note(f"building Ollama {ollama_version()} with llama.cpp's server, once, into {ollama_prefix()} (about 8 minutes on 2 cores)")
     log = CACHE / "logs" / "ollama.log"
     log.parent.mkdir(parents=True, exist_ok=True)
