@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -136,6 +137,8 @@ def _faulty_program(fault: Fault, folder: Path) -> Path:
     assert fault.program
     text = (IMAGES / fault.engine[0] / "serve.py").read_text(encoding="utf-8")
     assert fault.program[0] in text, f"{fault.name}: serve.py has no {fault.program[0]!r}"
+    for beside in (IMAGES / fault.engine[0]).glob("*.py"):  # what serve.py imports
+        shutil.copy(beside, folder)
     (folder / "serve.py").write_text(text.replace(*fault.program, 1), encoding="utf-8")
     return folder
 
