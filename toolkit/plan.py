@@ -13,9 +13,9 @@ from toolkit.errors import InvalidError
 from toolkit.recipe import EngineName, Placing, Recipe
 from toolkit.resolve import Lock, content_of_path
 from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files, stages
-from toolkit.variants import APART, is_apart
+from toolkit.variants import APART, TYPES, is_apart
 
-BITS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+BITS = {kind: variant for variant, kind in TYPES.items()}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
 """Folder under images/ that each engine runs from."""
 

@@ -103,7 +103,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
         sections = [kind for kind in _members(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         key = f"{prefix}{name}"
         kind = "section" if sections else _type_name(field)
-        yield f"| `{key}` | {kind} | {_default(field, bool(sections))} | {meanings[name].replace('|', chr(92) + '|')} |"
+        yield f"| `{key}` | {kind} | {_default(field, bool(sections))} | {meanings.get(name, '').replace('|', chr(92) + '|')} |"
         for section in sections:
             yield from _keys(section, f"{key}.")
 

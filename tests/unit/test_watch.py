@@ -163,8 +163,8 @@ def test_a_signal_ends_the_watch_cleanly_even_while_it_waits_for_an_answer(serve
 
 def test_the_operators_page_names_metrics_that_exist_and_its_examples_can_be_read():
     page = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-    section = page[page.index("**From Prometheus.**") :]
-    scrape, rules = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[:2])
+    section = page.partition("**From Prometheus.**")[2].partition("\n**")[0]
+    scrape, rules = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", section, re.DOTALL))
     expressions = " ".join(rule["expr"] for rule in rules["groups"][0]["rules"])
     named = set(re.findall(r"thinkship_\w+", expressions))
     assert len(named) >= 5 and named <= {metric.name for metric in metrics.METRICS}

@@ -14,8 +14,7 @@ from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
 from toolkit.process import Command
 from toolkit.recipe import Think
-
-DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+from toolkit.variants import TYPES, computed_in
 
 LENIENT = {
     "unknown model": "no error object",  # FastAPI's `detail`, as for JSON that is broken
@@ -63,12 +62,12 @@ class Transformers(OpenAI):
 
     def launch(self, target: Target, port: int, tools: Tools) -> Command:
         """Return `transformers serve` pinned to the one model, without a hub."""
-        if target.variant not in DTYPES:
-            raise UsageError(f"transformers cannot serve {target.variant}", f"one of {', '.join(DTYPES)}")
+        if target.variant not in TYPES:
+            raise UsageError(f"transformers cannot serve {target.variant}", f"one of {', '.join(TYPES)}")
         python = tools.python["train"]
         address = ("--host", tools.bind, "--port", str(port))
         program = (str(python), str(python.with_name("transformers")), "serve", target.served_name)
-        argv = (*program, *address, "--dtype", _dtype(target.variant, tools.gpu))
+        argv = (*program, *address, "--dtype", computed_in(target.variant, tools.gpu))
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONNOUSERSITE": "1"}
         return Command(argv, offline, cwd=tools.scratch)
 
@@ -84,11 +83,6 @@ class Transformers(OpenAI):
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""
         return "chat_template.jinja of the checkpoint"
-
-
-def _dtype(variant: str, gpu: bool) -> str:
-    """Return the type to compute in: the weights' own on a GPU, float32 on a CPU, where most are many times slower in 16 bits and no more exact."""
-    return DTYPES[variant] if gpu else "float32"
 
 
 def response_template(think: Think, ends: tuple[str, ...]) -> dict[str, Any]:

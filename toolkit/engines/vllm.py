@@ -19,17 +19,17 @@ from toolkit.fit.card import smaller
 from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
 from toolkit.processors import has_avx512
+from toolkit.variants import TYPES, computed_in
 
-QUANTIZATION: dict[str, tuple[str, ...]] = {  # the type to compute in comes last
-    "fp8": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
-    "fp8-weights": ("--quantization", "fp8_per_tensor", "--dtype", "bfloat16"),
-    "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes", "--dtype", "bfloat16"),
+QUANTIZATION: dict[str, tuple[str, ...]] = {
+    "fp8": ("--quantization", "fp8_per_tensor"),
+    "fp8-weights": ("--quantization", "fp8_per_tensor"),
+    "bnb-nf4": ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes"),
     # stored: the checkpoint's own config.json says how its weights lie there
-    **dict.fromkeys(STORED, ("--dtype", "bfloat16")),
-    "bf16": ("--dtype", "bfloat16"),
-    "f16": ("--dtype", "float16"),
-    "f32": ("--dtype", "float32"),
+    **dict.fromkeys((*STORED, *TYPES), ()),
 }
+QUANTIZED_IN = "bfloat16"
+"""Type to compute in with quantised weights: the only one that the bitsandbytes plugin knows."""
 UNSERVABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
 """Settings of an adapter that vLLM refuses or leaves out (vllm/lora/peft_helper.py)."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -66,7 +66,8 @@ class Vllm(OpenAI):
             *(beside(target.served_name, target.adapter) if target.adapter else ("--served-model-name", target.served_name)),
             *("--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
-            *_format(target.variant, tools.gpu),
+            *QUANTIZATION[target.variant],
+            *("--dtype", computed_in(target.variant, tools.gpu) if target.variant in TYPES else QUANTIZED_IN),
             # Without a tag the parser takes an answer for reasoning: a plain model before its fine-tune writes none.
             *(() if target.family == "chatml" and target.base else ("--reasoning-parser", PARSER)),
             *(_on_gpu(target, tools) if tools.gpu else ("--max-num-seqs", str(target.parallel), "--enforce-eager")),
@@ -121,14 +122,6 @@ def beside(name: str, adapter: Path, found_at: Path | None = None) -> tuple[str,
         raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, this one has {largest}", "serve it merged: serve.vllm.adapter: merged")
     named = ("--served-model-name", f"{name}-base", "--lora-modules", f"{name}={found_at or adapter.resolve()}")
     return (*named, "--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank))
-
-
-def _format(variant: str, gpu: bool) -> tuple[str, ...]:
-    """Return a variant's flags. A CPU computes with 16-bit weights in float32, as transformers is served: most are several times slower in 16 bits,
-    and none is more exact. The bitsandbytes plugin computes in bfloat16 alone.
-    """
-    flags = QUANTIZATION[variant]
-    return (*flags[:-1], "float32") if variant in ("bf16", "f16") and not gpu else flags
 
 
 def _not_on_a_cpu(variant: str) -> str:
