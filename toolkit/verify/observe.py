@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,7 @@ from toolkit.engines.chat import Chat
 from toolkit.engines.wire import ask
 from toolkit.errors import FailedError, NotReadyError, ThinkshipError
 from toolkit.recipe import Think
-from toolkit.verify import (
-    Expectations,
-    Finding,
-    Question,
-    Reply,
-    bad_requests,
-    edges,
-    ends,
-    fidelity,
-    grading,
-    hardware,
-    identity,
-    memory,
-    prompt,
-    settings,
-    stop,
-    streams,
-    task,
-    think,
-    tokens,
-    usage,
-)
-from toolkit.verify import endpoint as operations
+from toolkit.verify import Expectations, Finding, Question, Reply, ends, gate, grading, identity, settings, task, think, tokens
 
 GENERAL = ("What is 7 times 8?", "Name the capital of France.", "Why is the sky blue?", "Is 17 a prime number?")
 """Asked where no held-out questions are given."""
@@ -122,17 +100,7 @@ def examine(endpoint: Endpoint, expectations: Expectations, progress: Progress =
                 raise NotReadyError(f"not one of {len(replies)} questions was answered: {replies[0].error}", "look at the server's log")
         replies = grading.mark_all(judge, replies, progress) if judge else replies
         marks = (grading.check(endpoint.engine, asked, trial, replies),) if trial else ()
-        return replies, () if asked.base else (*_findings(endpoint, asked, replies, chat), *marks)
-
-
-def _findings(endpoint: Endpoint, asked: Expectations, replies: list[Reply], chat: Chat) -> Iterator[Finding]:
-    name = endpoint.engine
-    yield from (think.check(name, asked, replies, chat), stop.check(name, asked, replies), prompt.check(name, asked, chat))
-    yield from (identity.check(name, asked, chat), task.check(name, asked, replies), usage.check(name, asked, replies, chat))
-    yield from (*operations.checks(endpoint, asked), bad_requests.check(endpoint, asked))
-    yield from edges.checks(chat, asked, replies)
-    yield from (streams.concurrency(chat, asked, replies), streams.cancellation(chat, asked))
-    yield from (*settings.checks(chat, asked), fidelity.check(chat, asked), hardware.check(endpoint, asked, replies), *memory.checks(chat, asked))
+        return replies, () if asked.base else (*gate.findings(chat, asked, replies), *marks)
 
 
 def summary(endpoint: Endpoint, expectations: Expectations, replies: Sequence[Reply]) -> Observed:
