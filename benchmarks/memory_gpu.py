@@ -22,6 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import random_model  # noqa: E402
+
 from toolkit import recipe_file  # noqa: E402 - the repository is not installed on that machine
 from toolkit.fit import GIB, training  # noqa: E402
 from toolkit.fit.shape import of_folder  # noqa: E402
@@ -75,10 +77,10 @@ def recipe_of(row: Row) -> Recipe:
 def write_rows(folder: Path, row: Row) -> None:
     """Write rows that fill max_length, nearly all of them supervised."""
     folder.mkdir(parents=True)
-    lines = []
+    lines, known = [], random_model.words()
     for number in range(row.batch * STEPS * 2):
-        words = [f"t{10 + (number * 7919 + at * 104729) % 40000}" for at in range(row.length)]
-        pair = {"question": "q", "expected": None, "prompt": " ".join(words[:16]) + " ", "completion": " ".join(words[16:])}
+        words = [f" {known[(number * 7919 + at * 104729) % len(known)]}" for at in range(row.length)]
+        pair = {"question": "q", "expected": None, "prompt": "".join(words[:16]), "completion": "".join(words[16:])}
         lines.append(json.dumps(pair) + "\n")
     for name in ("train.jsonl", "eval.jsonl"):
         (folder / name).write_text("".join(lines), encoding="utf-8")

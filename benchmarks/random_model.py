@@ -3,7 +3,7 @@
     python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4]
 
 SHAPE is a name of toolkit/fit/shapes.json, such as qwen2-32b. Needs torch, safetensors and tokenizers; nf4 needs bitsandbytes and a GPU. In bf16 one
-layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small. The tokenizer's words are t4, t5, …
+layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small. The tokenizer's words: four letters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ SHAPES = Path(__file__).resolve().parent.parent / "toolkit" / "fit" / "shapes.js
 FAMILIES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """Others are written as qwen3, which has no biases either: transformers puts another tokenizer beside a model of type llama."""
 LAYERS_A_FILE = 8
+LETTERS = ("abcdefg", "hijklmn", "opqrst", "uvwxyz")
+"""Of which a word takes one each."""
 NF4 = {
     "quant_method": "bitsandbytes",
     "load_in_4bit": True,
@@ -121,14 +124,23 @@ def make(kind: str, folder: Path, stored: str = "bf16") -> None:
     write_tokenizer(folder, shape["vocabulary"])
 
 
-def write_tokenizer(folder: Path, words: int) -> None:
-    """Write a tokenizer that takes words apart at spaces."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def words() -> list[str]:
+    """Return texts that are one token each, at the start or after a space, and stay one whatever follows: no letter stands at two places."""
+    return ["".join(letters) for letters in product(*LETTERS)]
 
-    special = {"bos_token": "<bos>", "pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}  # not t1: it would be cut out of t10
-    names = (*special.values(), *(f"t{number}" for number in range(len(special), words)))
-    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+def write_tokenizer(folder: Path, size: int) -> None:
+    """Write a byte-level BPE tokenizer of `words`: transformers rebuilds a Qwen2 model's tokenizer from vocabulary and merges alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = {"bos_token": "<bos>", "pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    begun = [["".join(letters) for letters in product(*LETTERS[:count])] for count in range(2, len(LETTERS) + 1)]
+    merges = [(word[:-1], word[-1]) for parts in begun for word in parts] + [("Ġ", word) for word in begun[-1]]
+    names = [*special.values(), *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    names += [f"<unused{number}>" for number in range(size - len(names))]
+    tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merges))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special.values()))
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 40960, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -88,7 +88,7 @@ def run(folder: Path, slice_: dict[str, Any]) -> tuple[float, int, str]:
     for line in process.stdout:
         event = json.loads(line) if line.startswith('{"event"') else {}
         if event.get("event") == "progress":
-            print(f"  step {event['done']}/{event['total']} {event['text']}", file=sys.stderr)
+            print(f"  {time.monotonic() - began:5.0f} s: step {event['done']}/{event['total']} {event['text']}", file=sys.stderr)
         elif event:
             said.append(str(event.get("text") or event.get("message")))
     return time.monotonic() - began, process.wait(), "\n".join(said)

