@@ -7,12 +7,14 @@ ENGINES ?=
 STORE ?= .thinkship
 PORT ?=
 RUNNER ?= local
+RECLAIM ?=
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 THINKSHIP := $(BIN)/thinkship
 ENGINE_FLAGS = $(foreach engine,$(ENGINES),--engine $(engine))
 PORT_FLAG = $(if $(PORT),--port $(PORT))
+RECLAIM_FLAG = $(if $(RECLAIM),--reclaim)
 
 .PHONY: help
 help: ## list the targets
@@ -27,8 +29,8 @@ help: ## list the targets
 	@touch $@
 
 .PHONY: demo
-demo: .venv/.host ## fine-tune, merge, convert, serve and verify a real small model; ENGINES="llamacpp ollama vllm transformers" for all
-	@$(THINKSHIP) run $(RECIPE) --runner $(RUNNER) --store $(STORE) $(ENGINE_FLAGS)
+demo: .venv/.host ## fine-tune, merge, convert, serve and verify a real small model; ENGINES="llamacpp ollama vllm transformers" for all, RECLAIM=1 to free intermediates
+	@$(THINKSHIP) run $(RECIPE) --runner $(RUNNER) --store $(STORE) $(ENGINE_FLAGS) $(RECLAIM_FLAG)
 
 .PHONY: serve-vllm serve-ollama serve-llamacpp serve-transformers
 serve-vllm: .venv/.host ## serve RECIPE with vLLM (PORT=8000, RUNNER=docker for a container)

@@ -43,6 +43,12 @@ class Record(BaseModel):
     thinkship: str
     seconds: float
     files: tuple[FileEntry, ...]
+    made_from: dict[str, str] = {}
+    """Input name -> directory of the step that it came from, beside this one in the store."""
+    reclaimed: bool = False
+    """Whether files of it were freed, which `files` still tells of."""
+    freed: tuple[str, ...] = ()
+    """Which: they may be gone, or be about to go."""
 
 
 def sha256(path: Path) -> str:
@@ -65,13 +71,18 @@ def entry(directory: Path, path: Path) -> FileEntry:
 def seal(directory: Path, **facts: Any) -> Record:
     """Write the record of a finished directory; from here on it counts as done."""
     record = Record(files=tuple(entry(directory, path) for path in files_of(directory)), **facts)
+    write_record(directory, record)
+    return record
+
+
+def write_record(directory: Path, record: Record) -> None:
+    """Write a record whole or not at all."""
     draft = directory / f".{RECORD}"
     with draft.open("w", encoding="utf-8") as stream:
         stream.write(record.model_dump_json(indent=2) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(draft, directory / RECORD)
-    return record
 
 
 def read_record(directory: Path) -> Record | None:
@@ -88,9 +99,11 @@ def read_record(directory: Path) -> Record | None:
 def verify_files(directory: Path, record: Record, deep: bool = False) -> None:
     """Check that a sealed directory holds exactly its recorded files; BrokenError names each that is missing, edited, truncated or new.
 
-    A file whose size and modification time are as recorded counts as unchanged unless `deep` asks for every checksum.
+    A file whose size and modification time are as recorded counts as unchanged unless `deep` asks for every checksum. What the record has freed
+    need not be there.
     """
-    problems = [problem for file in record.files if (problem := _compare(directory / file.path, file, deep))]
+    held = [file for file in record.files if file.path not in record.freed]
+    problems = [problem for file in held if (problem := _compare(directory / file.path, file, deep))]
     known = {file.path for file in record.files}
     problems += [f"{name}: was added later" for path in files_of(directory) if (name := path.relative_to(directory).as_posix()) not in known]
     if problems:

@@ -66,14 +66,15 @@ def lock(recipe: Path) -> None:
 @RECIPE
 @click.option("--engine", "engines", multiple=True, type=ENGINES, help="Serve and verify with these engines instead of the recipe's.")
 @click.option("--until", "last", type=STAGES, help="Stop after this stage.")
-@click.option("--dry-run", is_flag=True, help="Print the steps and run nothing.")
+@click.option("--dry-run", "dry", is_flag=True, help="Print the steps and run nothing.")
+@click.option("--reclaim", is_flag=True, help="Free merged weights and GGUF files that are not served as soon as no later step needs them.")
 @RUNNER
 @STORE
-def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool, runner: str, store: Path) -> None:
+def run(recipe: Path, engines: tuple[Any, ...], last: str | None, store: Path, **how: Any) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
     from toolkit import release
 
-    release.start(recipe, engines, last, store, None if dry_run else runner)
+    release.start(recipe, engines, last, store, release.How(**how))
 
 
 @cli.command()
@@ -194,13 +195,14 @@ def watch(once: bool, every: float, port: int, bind: str, **whom: Any) -> None:
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--card", help="Say what fits this card, as 'RTX 4090' or 24GiB, instead of the machine's own.")
+@click.option("--reclaim", is_flag=True, help="Count the disk that `run --reclaim` takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 @STORE
-def doctor(recipe: Path | None, card: str | None, as_json: bool, store: Path) -> None:
+def doctor(recipe: Path | None, as_json: bool, store: Path, **how: Any) -> None:
     """Look at the machine before anything is downloaded: tools, memory, disk, ports, GPU, and what a recipe asks of them."""
     from toolkit import doctor as room
 
-    room.report(recipe, store, card, as_json)
+    room.report(recipe, store, as_json, **how)
 
 
 @cli.group()

@@ -61,7 +61,7 @@ def quiet(wanted: bool = True) -> Iterator[None]:
 
 def step(name: str, identity: str, state: str) -> None:
     """Print the line that opens a step: its name, its id and what becomes of it."""
-    colour = {"run": "cyan", "done": "green", "skip": "dim", "resume": "yellow"}.get(state, "white")
+    colour = {"run": "cyan", "done": "green", "skip": "dim", "freed": "dim", "resume": "yellow"}.get(state, "white")
     _out.print(f"[{colour}]{state:>6}[/]  [bold]{escape(name)}[/]  [dim]{identity}[/]")
 
 

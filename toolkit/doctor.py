@@ -128,8 +128,11 @@ def ports(recipe: Recipe | None, store: Path) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (machine, memory, disk, gpu, environments, ollama, openmp, containers, ports)
 
 
-def fit(recipe: Recipe, folder: Path, store: Path, card: str | None) -> Iterator[Finding]:
-    """Say what a recipe asks of the card, the memory and the disk, from its model's shape; a card by name, or the one that is here."""
+def fit(recipe: Recipe, folder: Path, store: Path, card: str | None, reclaim: bool = False) -> Iterator[Finding]:
+    """Say what a recipe asks of the card, the memory and the disk, from its model's shape; a card by name, or the one that is here.
+
+    `reclaim` counts the disk of a run that frees its intermediates.
+    """
     try:
         case = review.case_of(recipe, folder, card)
     except InvalidError as error:
@@ -141,15 +144,15 @@ def fit(recipe: Recipe, folder: Path, store: Path, card: str | None) -> Iterator
     if case.card is None:
         yield Finding("note", "fit", "no card: what follows is for the CPU; --card says what fits one, as --card 'RTX 4090' or --card 24GiB")
     yield from review.review(case)
-    yield review.disk(case, store)
+    yield review.disk(case, store, reclaim)
 
 
-def report(path: Path | None, store: Path, card: str | None, as_json: bool) -> None:
+def report(path: Path | None, store: Path, as_json: bool, *, card: str | None, reclaim: bool) -> None:
     """Run every check and print what was found; NotReadyError where one is an error."""
     recipe = recipe_file.load(path) if path else None
     findings = [finding for check in CHECKS for finding in check(recipe, store)]
     if path and recipe:
-        findings += fit(recipe, path.resolve().parent, store, card)
+        findings += fit(recipe, path.resolve().parent, store, card, reclaim)
     if as_json:
         console.emit_json([asdict(finding) for finding in findings])
     else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from toolkit import __version__, console
-from toolkit.artifact import seal
+from toolkit import __version__, console, reclaim
+from toolkit.artifact import Record, seal
 from toolkit.contracts import check
 from toolkit.places import Place
 from toolkit.plan import Step
+from toolkit.reclaim import Reclaim
 from toolkit.store import Store
 
 
@@ -47,20 +48,44 @@ class Outcome:
 
     directories: Mapping[str, Path]
     seconds: Mapping[str, float]
+    freed: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that were freed, by step."""
 
 
-def run(steps: Iterable[Step], store: Store, runner: Runner) -> Outcome:
-    """Make every step's directory, in order, and return where they are."""
+def run(steps: Sequence[Step], store: Store, runner: Runner, frugal: Sequence[Step] = ()) -> Outcome:
+    """Make every step's directory, in order, and return where they are.
+
+    `frugal` is the whole plan of the recipe, where what it needs no more is to be freed on the way.
+    """
     directories: dict[str, Path] = {}
     seconds: dict[str, float] = {}
     with store.locked():
+        waiting = reclaim.to_make(steps, store)
+        sparing = Reclaim(frugal, store) if frugal else None
         for step in steps:
             directories[step.name] = store.directory(step)
-            if store.sealed(step):
-                console.step(step.name, step.id[:12], "skip")
-                continue
-            seconds[step.name] = _make(step, store, runner, directories)
-    return Outcome(directories, seconds)
+            record = store.sealed(step)
+            if step.name in waiting:
+                if record:
+                    _tell_why(step, steps, waiting)
+                seconds[step.name] = _make(step, store, runner, directories)
+            elif record:
+                _pass(step, record, directories[step.name])
+            if sparing:
+                sparing.after(step.name, directories.keys())
+    return Outcome(directories, seconds, sparing.freed if sparing else {})
+
+
+def _pass(step: Step, record: Record, directory: Path) -> None:
+    """Say that a step is done already, and end what a kill left of its freeing."""
+    console.step(step.name, step.id[:12], "freed" if record.reclaimed else "skip")
+    if left := reclaim.finish(directory, record):
+        console.note(f"freeing it was interrupted: {left / 1e6:,.1f} MB more are free now")
+
+
+def _tell_why(step: Step, steps: Sequence[Step], waiting: set[str]) -> None:
+    readers = [other.name for other in steps if other.name in waiting and step.name in (name for name, _ in reclaim.reads(other))]
+    console.note(f"{step.name} was reclaimed, and {', '.join(readers)} must be made from it: it is made again")
 
 
 def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Path]) -> float:
@@ -74,13 +99,14 @@ def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Pa
     where = runner.run(step, task)
     check(step.stage.name, task.output, step.recipe)
     seconds = round(time.monotonic() - began, 2)
-    _seal(step, task.output, {"runner": runner.name, **where}, seconds)
+    origin = {name: path.name for name, path in made.items()}
+    _seal(step, task.output, {"runner": runner.name, "made_from": origin, **where}, seconds)
     shutil.rmtree(task.scratch, ignore_errors=True)
     console.note(f"{seconds:.1f} s")
     return seconds
 
 
-def _seal(step: Step, directory: Path, where: Mapping[str, str], seconds: float) -> None:
+def _seal(step: Step, directory: Path, where: Mapping[str, Any], seconds: float) -> None:
     seal(
         directory,
         step=step.name,

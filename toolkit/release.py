@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from toolkit.recipe import Recipe
 from toolkit.report import NOWHERE, Files
 from toolkit.stages import STAGES
 from toolkit.store import Store
+
+
+@dataclass(frozen=True)
+class How:
+    """In which way a recipe is run."""
+
+    runner: str = "local"
+    dry: bool = False
+    """Only show the steps."""
+    reclaim: bool = False
+    """Free what no later step needs."""
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
@@ -68,7 +80,8 @@ def table(planned: tuple[Step, ...], root: Path) -> Table:
     for column in ("step", "id", "runs in", "program", "from", "state"):
         rows.add_column(column)
     for step in planned:
-        state = "[green]sealed[/]" if store.sealed(step) else "to do"
+        record = store.sealed(step)
+        state = "[dim]reclaimed[/]" if record and record.reclaimed else "[green]sealed[/]" if record else "to do"
         where = step.stage.environment or "host"
         rows.add_row(step.name, step.id[:12], where, escape(step.stage.program), " ".join(step.inputs.values()), state)
     return rows
@@ -87,20 +100,26 @@ def runner(name: str, engines: Iterable[str] = ()) -> Runner:
     return LocalRunner()
 
 
-def start(path: Path, engines: tuple[Any, ...], last: str | None, root: Path, where: str | None) -> None:
-    """Do what `thinkship run` says: every step on the runner `where`, or only a table of them where that is None; errors as `require` and `run`."""
-    if where is None:
+def start(path: Path, engines: tuple[Any, ...], last: str | None, root: Path, how: How) -> None:
+    """Do what `thinkship run` says; errors as `require` and `run`."""
+    if how.dry:
         console.show(table(steps(path, engines, last), root))
         return
     require(recipe_file.load(path), path.resolve().parent, engines, last, root)
-    run(steps(path, engines, last), root, where)
+    whole = steps(path, engines)
+    run(until(whole, last) if last else whole, root, how.runner, frugal=whole if how.reclaim else ())
 
 
-def run(planned: tuple[Step, ...], root: Path, where: str = "local", files: Files = NOWHERE) -> None:
-    """Make every step; BrokenError where the last one is a report whose verdict is fail. `files` are written beside the store."""
+def run(planned: tuple[Step, ...], root: Path, where: str = "local", files: Files = NOWHERE, frugal: tuple[Step, ...] = ()) -> None:
+    """Make every step; BrokenError where the last one is a report whose verdict is fail. `files` are written beside the store.
+
+    What the plan `frugal` needs no more is freed on the way.
+    """
     files.require()
     chosen = runner(where, [str(step.recipe["engine"]) for step in planned if "engine" in step.recipe])
-    outcome = pipeline.run(planned, Store(root), chosen)
+    outcome = pipeline.run(planned, Store(root), chosen, frugal)
+    if outcome.freed:
+        console.say(f"reclaimed {sum(outcome.freed.values()) / 1e6:,.1f} MB of {', '.join(outcome.freed)}")
     if planned[-1].stage.name == "verify":
         conclude(outcome.directories[planned[-1].name], files)
     elif not outcome.seconds:

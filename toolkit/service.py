@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, pipeline, questions, recipe_file, release, servers, serving
+from toolkit import console, pipeline, questions, recipe_file, reclaim, release, servers, serving
 from toolkit.assessment import Soak, Verify
 from toolkit.chat_template import ChatTemplate
 from toolkit.endpoints import Address, key_of
@@ -105,8 +105,9 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
 
 
 def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
-    """Make the directories that a server is given and return its step and them."""
+    """Make the directories that a server is given and return its step and them; NotReadyError where what it needs was reclaimed."""
     step, needed = steps(path, name, variant)
+    reclaim.require(Store(store), step, needed)
     made = pipeline.run(needed, Store(store), runs).directories
     return step, {key: made[other] for key, other in step.inputs.items()}
 

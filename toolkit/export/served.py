@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, recipe_file, service
+from toolkit import console, recipe_file, reclaim, service
 from toolkit.artifact import FileEntry, Record
 from toolkit.engines import Target, Tools, engine
 from toolkit.engines.vllm import beside
@@ -19,6 +19,7 @@ from toolkit.plan import Step
 from toolkit.recipe import EngineName, Recipe
 from toolkit.store import Store
 from toolkit.targets import target
+from toolkit.variants import is_apart
 
 ENGINES: tuple[EngineName, ...] = ("vllm", "ollama", "llamacpp")
 """Those that have an image."""
@@ -95,14 +96,22 @@ class Served:
 
 
 def served(path: Path, wish: Wish, root: Path) -> Served:
-    """Return an engine of a recipe with its finished store; NotReadyError where a directory is missing, BrokenError where one was touched."""
+    """Return an engine of a recipe with its finished store.
+
+    NotReadyError where a directory is missing or reclaimed, BrokenError where one was touched.
+    """
     if wish.engine not in ENGINES:
         raise UsageError(f"{wish.engine} has no image to deploy", f"one of {', '.join(ENGINES)}")
     if wish.adapter and wish.engine != "vllm":
         raise UsageError(f"{wish.engine} is not given adapters here", "--adapter is for vLLM; Ollama and llama.cpp serve the merged model")
     store = Store(root)
     step, needed = service.steps(path, wish.engine, wish.variant)
+    if is_apart(step.recipe["variant"]):
+        message = f"{step.recipe['variant']} is the base with its adapter beside it, which is not exported as a variant"
+        raise UsageError(message, "name a merged one with --variant; for vLLM, --adapter serves the base with the adapter")
     records = {other.name: _sealed(store, other, path) for other in needed}
+    if not wish.adapter:  # base and adapter are never freed
+        reclaim.require(store, step, needed)
     inputs = {key: store.directory(other) for key, name in step.inputs.items() for other in needed if other.name == name}
     if wish.adapter:
         inputs["model"] = next(store.directory(other) for other in needed if other.name == "base")

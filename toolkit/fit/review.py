@@ -256,13 +256,17 @@ STAGES: dict[str, Callable[[Case], Iterator[Finding]]] = {
 """What is looked at for each stage; the others take no more than these."""
 
 
-def disk(case: Case, store: Path) -> Finding:
-    """Hold what the recipe leaves on the disk against what is free where the store lies."""
+def disk(case: Case, store: Path, reclaim: bool = False) -> Finding:
+    """Hold what the recipe leaves on the disk, or with `reclaim` the most that lies there at once, against what is free where the store lies."""
     terms = tuple(storage.disk(case.base, case.recipe, case.engines))
-    need = sum(term.bytes for term in terms)
+    most = storage.peak(case.base, case.recipe, case.engines)
+    need = most if reclaim else sum(term.bytes for term in terms)
     place = next(path for path in (store.resolve(), *store.resolve().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     shown = ", ".join(f"{term.name} {term.bytes / GB:.1f}" for term in terms if term.bytes >= 0.05 * GB)
-    message = f"{need / GB:.1f} GB in {place} ({shown}); {free / GB:.0f} GB are free"
+    words = " at most at once, with what is freed on the way" if reclaim else ""
+    message = f"{need / GB:.1f} GB in {place}{words} ({shown}); {free / GB:.0f} GB are free"
     short = need > free
-    return Finding("warning" if short else "ok", "fit disk", message, "what is there already counts too; --store names another disk" if short else "")
+    frugal = f"; run --reclaim takes {most / GB:.1f} GB" if not reclaim and most < need else ""
+    remedy = f"what is there already counts too; --store names another disk{frugal}" if short else ""
+    return Finding("warning" if short else "ok", "fit disk", message, remedy)

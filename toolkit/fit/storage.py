@@ -10,7 +10,9 @@ from toolkit.fit.serving import WEIGHT_BYTES, weights
 from toolkit.fit.shape import Checkpoint, Shape
 from toolkit.fit.training import Training, adapter_parameters
 from toolkit.gguf_files import GgufType
+from toolkit.plan import variants
 from toolkit.recipe import EngineName, Recipe
+from toolkit.variants import is_apart
 
 BITS: dict[GgufType, float] = {
     **{"f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q5_k_s": 5.57, "q4_k_m": 4.85, "q4_k_s": 4.67, "q4_0": 4.55},
@@ -25,28 +27,49 @@ PROOF_BYTES = 4 * 1.2
 """Bytes a weight that comparing the merged model takes, in 32 bits (images/train/logits.py)."""
 CHECKPOINTS = 3
 """Adapters on the disk at once while training: two checkpoints and the one that is being written, each with its optimiser."""
+MERGED, OF_BASE, COPY = "merged model", " of the base", "Ollama's copy"
+"""Names of terms."""
 RUNTIME = 1 << 30
 """What a server on the CPU takes beside weights and cache."""
 
 
 def disk(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]) -> Iterator[Term]:
-    """Yield what is left on the disk, in bytes; the environments, about 15 GB, are not counted."""
+    """Yield what is left on the disk, in bytes, in the order in which it is made; the environments, about 15 GB, are not counted."""
     shape = checkpoint.shape
     yield Term("base", checkpoint.bytes, "as it is stored on the hub")
     if recipe.train:
         adapter = adapter_parameters(shape, Training.of_recipe(recipe))
         yield Term("adapter and checkpoints", CHECKPOINTS * adapter * 12, "weights and optimiser in 32 bits")
     if recipe.gguf.source == "merge":
-        yield Term("merged model", merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
-    if {"llamacpp", "ollama"} & set(engines):
-        for kind in recipe.gguf.types:
-            yield Term(f"gguf {kind}", gguf_bytes(shape, kind), f"{BITS[kind]} bits a weight")
-        yield Term(f"gguf {recipe.gguf.types[0]} of the base", gguf_bytes(shape, recipe.gguf.types[0]), "for the comparison before and after")
+        yield Term(MERGED, merged_bytes(shape, recipe), f"{recipe.merge.dtype}")
     for variant in recipe.serve.vllm.variants if "vllm" in engines else ():
         if variant in STORED:
             yield Term(f"compressed {variant}", weights(shape, variant), f"{WEIGHT_BYTES[variant] * 8:.3g} bits a weight of a linear layer")
+    if {"llamacpp", "ollama"} & set(engines):
+        for kind in recipe.gguf.types:
+            yield Term(f"gguf {kind}", gguf_bytes(shape, kind), f"{BITS[kind]} bits a weight")
+        yield Term(f"gguf {recipe.gguf.types[0]}{OF_BASE}", gguf_bytes(shape, recipe.gguf.types[0]), "for the comparison before and after")
     if "ollama" in engines:
-        yield Term("Ollama's copy", gguf_bytes(shape, recipe.modelfile.gguf), "ollama create rewrites the file")
+        yield Term(COPY, gguf_bytes(shape, recipe.modelfile.gguf), "ollama create rewrites the file")
+
+
+def peak(checkpoint: Checkpoint, recipe: Recipe, engines: tuple[EngineName, ...]) -> float:
+    """Return the most bytes on the disk at once where `run --reclaim` frees what is not served.
+
+    That is when the tuned GGUF files are made, merged model beside them, or later, when they are served beside the base's and Ollama's copy.
+    """
+    terms = tuple(disk(checkpoint, recipe, engines))
+    late = [term for term in terms if term.name.endswith(OF_BASE) or term.name == COPY]
+    return max(sum(term.bytes for term in terms if term not in late), sum(term.bytes for term in terms if not _freed(term.name, recipe, engines)))
+
+
+def _freed(name: str, recipe: Recipe, engines: tuple[EngineName, ...]) -> bool:
+    """Say whether the merged model, or a tuned GGUF file, is given to none of the engines."""
+    served = {(engine, variant) for engine in engines for variant in variants(recipe, engine) if not is_apart(variant)}
+    if name == MERGED:
+        return not any(engine in ("vllm", "transformers") and variant not in STORED for engine, variant in served)
+    kind = name.removeprefix("gguf ")
+    return kind in recipe.gguf.types and not any(engine in ("llamacpp", "ollama") and variant == kind for engine, variant in served)
 
 
 def merged_bytes(shape: Shape, recipe: Recipe) -> float:
