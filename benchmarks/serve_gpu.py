@@ -28,12 +28,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from toolkit.engine_settings import Vllm  # noqa: E402
 from toolkit.engines import Target, Tools, engine  # noqa: E402 - the repository is not installed on that machine
 from toolkit.fit import choice  # noqa: E402
 from toolkit.fit.card import named, present  # noqa: E402
 from toolkit.fit.serving import Load, plan  # noqa: E402
 from toolkit.fit.shape import of_folder  # noqa: E402
-from toolkit.recipe import Vllm  # noqa: E402
 
 PORT, PROMPT, ANSWER, LONG = 8017, 128, 256, 1536
 """Tokens of a prompt and its answer, and of the prompt whose first token is timed."""

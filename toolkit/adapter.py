@@ -10,14 +10,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from toolkit.errors import InvalidError
-from toolkit.section import Section
+from toolkit.section import Name, Section
 from toolkit.sources import HubSource, ModelScopeSource, PathSource
 
 CONFIG = "adapter_config.json"
 SAFETENSORS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 CONVERT = (
     "convert it where you trust its maker: torch.load(path, weights_only=True), then safetensors.torch.save_file; "
-    "or set adapter.allow_pickle: true, which reads it in that way and no other"
+    "or set allow_pickle: true beside its source, which reads it in that way and no other"
 )
 
 
@@ -30,12 +30,19 @@ class Adapter(Section):
     """Take `adapter_model.bin` where there are no safetensors: read as plain tensors (weights_only), and as nothing else."""
 
 
-def require_folder(folder: Path, allow_pickle: bool) -> None:
-    """Raise InvalidError where a folder of this machine cannot be an adapter."""
+class FurtherAdapter(Adapter):
+    """One more adapter on the same base, trained elsewhere too, that is served beside the recipe's own."""
+
+    name: Name
+    """The name that clients ask for; in llama.cpp, which knows adapters by number, the one that reports call it by."""
+
+
+def require_folder(folder: Path, allow_pickle: bool, key: str = "adapter/source") -> None:
+    """Raise InvalidError where a folder of this machine cannot be an adapter; `key` says where the recipe names it."""
     if not folder.is_dir():
-        raise InvalidError(f"adapter/source/path: {folder} is no folder", f"name the folder that holds {CONFIG}, from the recipe's folder on")
+        raise InvalidError(f"{key}/path: {folder} is no folder", f"name the folder that holds {CONFIG}, from the recipe's folder on")
     names = {path.name for path in folder.iterdir()}
-    require_files(names, f"adapter/source/path: {folder}", _inner(folder) or "name the folder that the trainer's save_pretrained wrote", allow_pickle)
+    require_files(names, f"{key}/path: {folder}", _inner(folder) or "name the folder that the trainer's save_pretrained wrote", allow_pickle)
     require_config((folder / CONFIG).read_text(encoding="utf-8", errors="replace"), str(folder))
 
 

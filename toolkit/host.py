@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toolkit.places import Place
 from toolkit.runners.tools import ollama_version
 from toolkit.serving import serving
 from toolkit.targets import on_gpu, target
+from toolkit.verify import identity
 from toolkit.verify.hardware import on_hardware
 from toolkit.verify.judge import Observation, judge
 from toolkit.verify.observe import expectations_of, observe
@@ -24,7 +26,7 @@ HostStage = Callable[[Mapping[str, Any], Task, PlaceOf], None]
 
 
 def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
-    """Render the Modelfile of one GGUF, its parameters from the checkpoint and the recipe, its context from the dataset."""
+    """Render the Modelfile of one GGUF, and of an adapter beside it: parameters from checkpoint and recipe, the context from the dataset."""
     wanted, generation = recipe["modelfile"], _json(task.inputs["model"] / "model" / "generation_config.json")
     longest = _json(task.inputs["dataset"] / "stats.json")["longest_row"]
     gguf = task.inputs["gguf"] / f"model-{wanted['gguf']}.gguf"
@@ -36,6 +38,7 @@ def modelfile(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
         num_ctx=render.context_size(longest, wanted["answer_tokens"]),
         system=wanted["system"],
         license=wanted["license"],
+        adapter=f"../{task.inputs['lora'].name}/adapter.gguf" if "lora" in task.inputs else "",
         requires=ollama_version(),
     )
     (task.output / "Modelfile").write_text(render.render_modelfile(values), encoding="utf-8")
@@ -46,7 +49,8 @@ def serve(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
     served = target(recipe, task.inputs)
     where = place(recipe["engine"], task.scratch)
     wanted = expectations_of(dict(recipe), task.inputs["dataset"], task.inputs["model"] / "model")  # the merged model's word, whatever is served
-    expected = on_hardware(wanted, served, on_gpu(recipe["engine"], where))
+    beside = {name: identity.read(task.inputs[f"reference-{name}"]) for name in recipe.get("adapters", ())}
+    expected = replace(on_hardware(wanted, served, on_gpu(recipe["engine"], where)), adapters=beside)
     with console.bar() as bar:
         bar.report(0, len(expected.questions), f"starting {recipe['engine']}")
         with serving(recipe["engine"], served, where, task.log) as endpoint:

@@ -9,15 +9,18 @@ from typing import Any
 
 from toolkit.artifact import digest
 from toolkit.compression import STORED
+from toolkit.engine_settings import Placing
 from toolkit.errors import InvalidError
-from toolkit.recipe import EngineName, Placing, Recipe
-from toolkit.resolve import Lock, content_of_path
-from toolkit.stages import IMAGES, MODELFILES, ROOT, STAGES, Stage, digest_files, program_files, stages
+from toolkit.recipe import EngineName, Recipe
+from toolkit.resolve import Lock, content_of_path, further
+from toolkit.stages import IMAGES, IMPORTED, MODELFILES, ROOT, STAGES, Stage, digest_files, imported, program_files, stages
 from toolkit.variants import APART, TYPES, is_apart
 
 BITS = {kind: variant for variant, kind in TYPES.items()}
 MODULES: dict[EngineName, str] = {"llamacpp": "llamacpp", "ollama": "ollama", "vllm": "vllm", "transformers": "train"}
 """Folder under images/ that each engine runs from."""
+MANY: tuple[EngineName, ...] = ("vllm", "llamacpp")
+"""Engines that serve several adapters on one base: Ollama takes one a model (server/create.go, errOnlyOneAdapterSupported)."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,7 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield from stored
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(lock, slices, "ollama" in engines)
-    if "llamacpp" in engines and recipe.serve.llamacpp.adapter != "merged":
-        yield Step("lora", STAGES["lora"], slices["lora"], {"base": "base", "train": "train"}), []
+    yield from _apart_drafts(lock, slices, engines)
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
@@ -125,6 +127,35 @@ def _compress_drafts(recipe: Recipe, slices: Mapping[str, Any]) -> Iterator[tupl
         yield Step(f"compress-{variant}", stage, arguments, {"model": "merge", "dataset": "dataset"}), _other_lock(stage, arguments)
 
 
+def _apart_drafts(lock: Lock, slices: Mapping[str, Any], engines: tuple[EngineName, ...]) -> Iterator[tuple[Step, list[str]]]:
+    """Yield what servers of a base with adapters beside it are given: GGUF files of the adapters, Ollama's Modelfile, the further adapters."""
+    recipe = lock.recipe
+    apart = [engine for engine in engines if any(map(is_apart, variants(recipe, engine)))]
+    if {"llamacpp", "ollama"} & set(apart):
+        yield Step("lora", STAGES["lora"], slices["lora"], {"base": "base", "train": "train"}), []
+    if "ollama" in apart:
+        inputs = {"gguf": "gguf-base", "model": _tuned(recipe), "dataset": "dataset", "lora": "lora"}
+        yield Step("modelfile-adapter", STAGES["modelfile"], _base_modelfile(recipe, slices), inputs), _modelfile_templates(recipe)
+    if not set(MANY) & set(apart):
+        return
+    for one in recipe.serve.adapters:
+        arguments = {**imported(recipe, one), **lock.files(further(one.name))}
+        train = f"adapter-{one.name}"
+        yield Step(train, IMPORTED, arguments, {"base": "base"}, {"recipe_dir": lock.folder}), [lock.adapters[one.name]]
+        inputs = {"base": "base", "train": train, "dataset": "dataset"}
+        yield Step(f"reference-{one.name}", STAGES["reference"], slices["reference"], inputs), []
+        if "llamacpp" in apart:
+            yield Step(f"lora-{one.name}", STAGES["lora"], slices["lora"], {"base": "base", "train": train}), []
+
+
+def _base_modelfile(recipe: Recipe, slices: Mapping[str, Any]) -> dict[str, Any]:
+    return {**slices["modelfile"], "modelfile": {**slices["modelfile"]["modelfile"], "gguf": recipe.gguf.types[0]}}
+
+
+def _modelfile_templates(recipe: Recipe) -> list[str]:
+    return [digest_files(tuple(sorted(MODELFILES.glob(f"{recipe.base.family}.*")) + sorted(MODELFILES.glob("Modelfile.j2"))))]
+
+
 def _gguf_drafts(lock: Lock, slices: Mapping[str, Any], modelfile: bool) -> Iterator[tuple[Step, list[str]]]:
     recipe = lock.recipe
     reference = {"gguf": {**slices["gguf"]["gguf"], "types": [recipe.gguf.types[0]], "imatrix": None, "source": "merge"}}
@@ -135,10 +166,10 @@ def _gguf_drafts(lock: Lock, slices: Mapping[str, Any], modelfile: bool) -> Iter
     yield Step("gguf", STAGES["gguf"], slices["gguf"], {"model": tuned, **merged, "dataset": "dataset"}, paths), content
     yield Step("gguf-base", STAGES["gguf"], reference, {"model": "base", "dataset": "dataset"}), []
     if modelfile:
-        templates = [digest_files(tuple(sorted(MODELFILES.glob(f"{recipe.base.family}.*")) + sorted(MODELFILES.glob("Modelfile.j2"))))]
+        templates = _modelfile_templates(recipe)
         yield Step("modelfile", STAGES["modelfile"], slices["modelfile"], {"gguf": "gguf", "model": tuned, "dataset": "dataset"}), templates
-        base = {**slices["modelfile"], "modelfile": {**slices["modelfile"]["modelfile"], "gguf": recipe.gguf.types[0]}}
-        yield Step("modelfile-base", STAGES["modelfile"], base, {"gguf": "gguf-base", "model": "base", "dataset": "dataset"}), templates
+        inputs = {"gguf": "gguf-base", "model": "base", "dataset": "dataset"}
+        yield Step("modelfile-base", STAGES["modelfile"], _base_modelfile(recipe, slices), inputs), templates
 
 
 def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
@@ -148,7 +179,7 @@ def variants(recipe: Recipe, engine: EngineName) -> tuple[str, ...]:
             merged = (recipe.modelfile.gguf, *(kind for kind in recipe.gguf.types if kind != recipe.modelfile.gguf))
             return _placed(recipe.serve.llamacpp.adapter, merged, (recipe.gguf.types[0],))
         case "ollama":
-            return (recipe.modelfile.gguf,)
+            return _placed(recipe.serve.ollama.adapter, (recipe.modelfile.gguf,), (recipe.gguf.types[0],))
         case "vllm":
             served = recipe.serve.vllm.variants  # what is stored is stored merged
             return _placed(recipe.serve.vllm.adapter, served, tuple(kind for kind in served if kind not in STORED))
@@ -165,16 +196,19 @@ def serve_step(recipe: Recipe, engine: EngineName, variant: str, base: bool) -> 
     """Return the step, without its id, that starts one engine on one variant of the base or the tuned model and observes it."""
     tail = "-base" if base else ""
     inputs = {"model": "base" if base else _tuned(recipe), "dataset": "dataset"}
+    beside = [one.name for one in recipe.serve.adapters] if is_apart(variant) and engine in MANY else []
     if is_apart(variant):
-        inputs |= {"base": "base", **({"lora": "lora", "gguf": "gguf-base"} if engine == "llamacpp" else {"train": "train"})}
+        inputs |= {"base": "base", **({"train": "train"} if engine == "vllm" else {"lora": "lora", "gguf": "gguf-base"})}
+        kind = "adapter" if engine == "vllm" else "lora"
+        inputs |= {f"{part}-{name}": f"{part}-{name}" for name in beside for part in (kind, "reference")}
     elif engine in ("llamacpp", "ollama"):
         inputs["gguf"] = f"gguf{tail}"
     if engine == "ollama":
-        inputs["modelfile"] = f"modelfile{tail}"
+        inputs["modelfile"] = "modelfile-adapter" if is_apart(variant) else f"modelfile{tail}"
     if engine == "vllm" and variant in STORED:
         inputs["checkpoint"] = f"compress-{variant}"
     arguments = {**STAGES["serve"].slice(recipe), "engine": engine, "variant": variant, "base": base}
-    return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments, inputs)
+    return Step(f"serve-{engine}-{variant}{tail}", STAGES["serve"], arguments | ({"adapters": beside} if beside else {}), inputs)
 
 
 def _serve_drafts(lock: Lock, engine: EngineName) -> Iterator[tuple[Step, list[str]]]:

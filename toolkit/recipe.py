@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from toolkit.adapter import Adapter
+from toolkit.adapter import Adapter, FurtherAdapter
 from toolkit.assessment import Verify
-from toolkit.compression import Compress, StoredFormat
-from toolkit.fit.card import checked
+from toolkit.compression import Compress
+from toolkit.engine_settings import LlamaCpp, Ollama, Vllm
 from toolkit.gguf_files import Gguf, GgufType
-from toolkit.section import Fraction, Section
+from toolkit.section import Fraction, Name, Section
 from toolkit.shapes import Shape
 from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource, RowSource
 
 EngineName = Literal["llamacpp", "ollama", "vllm", "transformers"]
 Family = Literal["qwq", "deepseek-r1-distill", "qwen3", "chatml"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class Think(Section):
@@ -180,41 +179,6 @@ class Modelfile(Section):
     """LICENSE text or SPDX name."""
 
 
-Placing = Literal["merged", "separate", "both"]
-"""Whether an engine is given the merged model, the base with the adapter beside it, or one after the other."""
-
-
-class LlamaCpp(Section):
-    """What llama.cpp is given beyond what the recipe implies."""
-
-    adapter: Placing = "merged"
-    """`separate` serves the 16-bit base with the adapter beside it (variant `f16-adapter`); `both` is that and the merged files."""
-
-
-class Vllm(Section):
-    """Flags of vLLM beyond those the recipe implies."""
-
-    variants: Annotated[tuple[Literal["auto", "bnb-nf4", "fp8", "fp8-weights", "bf16", StoredFormat], ...], Field(min_length=1)] = ("auto",)
-    """`bf16` serves the merged weights; these quantise them while loading: `fp8` for cards that compute in it, `fp8-weights` computing
-    in 16 bits for older ones, `bnb-nf4` with bitsandbytes, as the tutorial does. `w4a16`, `int8`, `fp8-dynamic` and `bnb-nf4-stored` are made
-    once, as files (section `compress`). `auto` is the one of the first four that is fastest for serve.parallel and serve.context on the card.
-    `serve` takes the first."""
-    profile: Literal["fitted", "tutorial"] = "fitted"
-    """`fitted`: sequences, CUDA graphs and key-value cache are sized for the card and the load; `tutorial`: the tutorial's flags, no others."""
-    card: Annotated[str, AfterValidator(checked)] | None = None
-    """The card it is meant for, as `RTX 4090` or `24GiB`: no more of a larger one is taken. The machine's own where it is not set."""
-    tensor_parallel: Annotated[int, Field(gt=0)] = 1
-    """Cards over which the weights are spread."""
-    kv_cache: Literal["auto", "fp8"] = "auto"
-    """Type of the key-value cache: 16 bits, or half of it."""
-    gpu_memory_utilization: Fraction | None = None
-    """Share of the GPU's memory vLLM may take, instead of the fitted size; 0.9 where the card is neither stated nor seen."""
-    extra_args: tuple[str, ...] = ()
-    """Further flags, as they are."""
-    adapter: Placing = "merged"
-    """`separate` serves the base in each of the variants with the adapter beside it (`bf16-adapter`); `both` is that and the merged model."""
-
-
 class Serve(Section):
     """How the model is served."""
 
@@ -232,6 +196,20 @@ class Serve(Section):
     """vLLM's own."""
     llamacpp: LlamaCpp = LlamaCpp()
     """llama.cpp's own."""
+    ollama: Ollama = Ollama()
+    """Ollama's own."""
+    adapters: tuple[FurtherAdapter, ...] = ()
+    """Further adapters on the same base, wherever vLLM or llama.cpp serves the recipe's own beside it."""
+
+    @model_validator(mode="after")
+    def _adapters_lie_beside_a_base(self) -> Serve:
+        names = [self.name, f"{self.name}-base", *(one.name for one in self.adapters)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"adapters: {', '.join(twice)} is the name of more than one model (the base beside them is served as {self.name}-base)")
+        if self.adapters and self.vllm.adapter == self.llamacpp.adapter == "merged":
+            raise ValueError("adapters lie beside a base in vLLM or llama.cpp alone; set vllm.adapter or llamacpp.adapter to separate or both")
+        return self
 
 
 class Recipe(Section):
@@ -278,7 +256,7 @@ class Recipe(Section):
             raise ValueError(f"serve.engines: {', '.join(others)} serve the merged checkpoint, which gguf.source: one_pass does not leave")
         if self.train and self.train.engine == "unsloth" and self.base.think.add_tokens:
             raise ValueError("train.engine: unsloth does not train the rows of added tags; use trl, or a base that has them (base.think.add_tokens)")
-        apart = [f"serve.{name}.adapter" for name in ("llamacpp", "vllm") if getattr(self.serve, name).adapter != "merged"]
+        apart = [f"serve.{name}.adapter" for name in ("llamacpp", "ollama", "vllm") if getattr(self.serve, name).adapter != "merged"]
         if apart and self.train and self.base.think.add_tokens:
             raise ValueError(f"{' and '.join(apart)}: rows of added tags (base.think.add_tokens) cannot lie beside a base; merged is wanted")
         if self.verify.task and not self.dataset.columns.expected:

@@ -57,6 +57,8 @@ class ModelfileValues:
     """PARAMETERs of the recipe, which win over generation_config."""
     system: str | None = None
     license: str = ""
+    adapter: str = ""
+    """Path of the adapter's GGUF that is laid over the other, likewise; empty where there is none."""
 
 
 def context_size(longest_row: int, answer_tokens: int) -> int:
@@ -67,7 +69,8 @@ def context_size(longest_row: int, answer_tokens: int) -> int:
 def render_modelfile(values: ModelfileValues) -> str:
     """Return the Modelfile; InvalidError where a PARAMETER is unknown or a text cannot be held by Ollama."""
     template = (MODELFILES / f"{values.family}.gotmpl").read_text(encoding="utf-8").removesuffix("\n")
-    for name, text in (("FROM", values.gguf), ("TEMPLATE", template), ("SYSTEM", values.system or ""), ("LICENSE", values.license)):
+    beside = (("ADAPTER", values.adapter),) if values.adapter else ()
+    for name, text in (("FROM", values.gguf), *beside, ("TEMPLATE", template), ("SYSTEM", values.system or ""), ("LICENSE", values.license)):
         _refuse_what_ollama_drops(name, text)
     environment = jinja2.Environment(
         variable_start_string="[[",
@@ -80,6 +83,7 @@ def render_modelfile(values: ModelfileValues) -> str:
     source = (MODELFILES / "Modelfile.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         gguf=values.gguf,
+        adapter=values.adapter,
         template=template,
         parameters=list(_parameter_lines(values)),
         system=values.system,
@@ -121,8 +125,8 @@ def _refuse_what_ollama_drops(name: str, text: str) -> None:
             if rune not in "\t\r" and not _printable(rune):
                 shown = f"U+{ord(rune):04X} {unicodedata.name(rune, 'without a name')}"
                 raise InvalidError(f"{name}, line {number}, column {column}: Ollama drops {shown}", "replace the character")
-    if name == "FROM" and ("\n" in text or not text.strip() or text != text.strip()):
-        raise InvalidError(f"FROM: {text!r} is no path that a Modelfile can hold", "rename the folder or the file")
+    if name in ("FROM", "ADAPTER") and ("\n" in text or not text.strip() or text != text.strip()):
+        raise InvalidError(f"{name}: {text!r} is no path that a Modelfile can hold", "rename the folder or the file")
 
 
 def _printable(rune: str) -> bool:

@@ -19,7 +19,8 @@ from toolkit.sources import HubSource, ModelScopeSource, PathSource, PypiSource,
 HASHED_UP_TO = 64 << 20
 """Larger files are pinned by size and modification time, so that planning stays instant beside a 65 GB model."""
 KEYS = (("base", "source"), ("dataset", "source"), ("dataset", "holdout"), ("adapter", "source"))
-"""Section and field of every source that a recipe can have."""
+"""Section and field of every source that a recipe can have, those of serve.adapters aside."""
+Source = PypiSource | PathSource | RemoteSource
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Lock:
     holdout: str
     adapter: str = ""
     """Empty where the recipe trains."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The content of each of serve.adapters, by name."""
     pins: Mapping[str, Pin] = field(default_factory=dict)
     """What hubs hold, by section and field: `base/source`."""
 
     def files(self, section: str) -> dict[str, Any]:
         """Return what a stage is told of the files that it downloads, by field; nothing where its section names no hub."""
-        found = {key.partition("/")[2]: pin for key, pin in self.pins.items() if key.startswith(f"{section}/")}
+        found = {key.rpartition("/")[2]: pin for key, pin in self.pins.items() if key.rpartition("/")[0] == section}
         return {"files": {name: [asdict(file) for file in pin.files] for name, pin in found.items()}} if found else {}
 
 
@@ -52,8 +55,9 @@ def resolve(recipe: Recipe, folder: Path, engines: tuple[EngineName, ...] = ()) 
     if "vllm" in (engines or recipe.serve.engines):
         recipe = choice.pinned(recipe, folder)
     known = lock_file.read(lock_file.path_of(folder, recipe.name))
-    if recipe.adapter and isinstance(recipe.adapter.source, PathSource):
-        adapter.require_folder(folder / recipe.adapter.source.path, recipe.adapter.allow_pickle)
+    for key, wanted in _adapters(recipe).items():
+        if isinstance(wanted.source, PathSource):
+            adapter.require_folder(folder / wanted.source.path, wanted.allow_pickle, key)
     pins = {key: known[key] if _fits(known, key, source) else _asked(recipe, key) for key, source in _remote(recipe).items()}
     if any(pins[key] is not known.get(key) for key in pins):
         _keep(recipe, folder, pins)
@@ -76,13 +80,29 @@ def _keep(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> None:
         console.remark(f"{error.message}: the hub is asked again next time")
 
 
-def _remote(recipe: Recipe) -> dict[str, RemoteSource]:
+def _sources(recipe: Recipe) -> dict[str, Source]:
+    """Return every source by its key in messages and in the lock file."""
     found = {f"{section}/{name}": getattr(getattr(recipe, section), name) for section, name in _keys(recipe)}
-    return {key: source for key, source in found.items() if isinstance(source, HubSource | ModelScopeSource)}
+    return found | {key: wanted.source for key, wanted in _adapters(recipe).items()}
+
+
+def _remote(recipe: Recipe) -> dict[str, RemoteSource]:
+    return {key: source for key, source in _sources(recipe).items() if isinstance(source, HubSource | ModelScopeSource)}
 
 
 def _keys(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     return tuple((section, name) for section, name in KEYS if getattr(recipe, section))
+
+
+def _adapters(recipe: Recipe) -> dict[str, Adapter]:
+    """Return every adapter that was trained elsewhere by the key of its source."""
+    own = {"adapter/source": recipe.adapter} if recipe.adapter else {}
+    return own | {f"{further(one.name)}/source": one for one in recipe.serve.adapters}
+
+
+def further(name: str) -> str:
+    """Return the section of one of serve.adapters in keys of sources."""
+    return f"serve/adapters/{name}"
 
 
 def _fits(known: Mapping[str, Pin], key: str, source: RemoteSource) -> bool:
@@ -104,7 +124,8 @@ def _asked(recipe: Recipe, key: str) -> Pin:
         remedy = "run `thinkship lock RECIPE` once where the hub can be reached, and keep the lock file beside the recipe"
         raise NotReadyError(f"{key}: {subject} is not locked, and the hub may not be asked offline", remedy)
     try:
-        return _adapter_pin(recipe.adapter, source, subject) if recipe.adapter and key == "adapter/source" else _listed(source, subject)
+        wanted = _adapters(recipe).get(key)
+        return _adapter_pin(wanted, source, subject) if wanted else _listed(source, subject)
     except ThinkshipError as error:
         raise type(error)(f"{key}: {error.message}", error.remedy) from error
     except (KeyError, TypeError) as error:
@@ -135,19 +156,31 @@ def _adapter_pin(wanted: Adapter, source: RemoteSource, subject: str) -> Pin:
 
 
 def _locked(recipe: Recipe, folder: Path, pins: Mapping[str, Pin]) -> Lock:
-    sections = {section: getattr(recipe, section) for section, _ in _keys(recipe)}
-    content = {}
-    for section, name in _keys(recipe):
-        key, source = f"{section}/{name}", getattr(sections[section], name)
-        if key in pins:
-            pinned = source.model_copy(update={"revision": pins[key].commit})
-            sections[section] = sections[section].model_copy(update={name: pinned})
-        content[key] = digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key)
+    found = _sources(recipe)
+    content = {
+        key: digest([asdict(file) for file in pins[key].files]) if key in pins else _content(source, folder, key) for key, source in found.items()
+    }
     base, dataset, holdout = (content[key] for key in ("base/source", "dataset/source", "dataset/holdout"))
-    return Lock(recipe.model_copy(update=sections), folder, base, dataset, holdout, content.get("adapter/source", ""), pins)
+    beside = {one.name: content[f"{further(one.name)}/source"] for one in recipe.serve.adapters}
+    return Lock(_pinned(recipe, pins), folder, base, dataset, holdout, content.get("adapter/source", ""), beside, pins)
 
 
-def _content(source: PypiSource | PathSource, folder: Path, key: str) -> str:
+def _pinned(recipe: Recipe, pins: Mapping[str, Pin]) -> Recipe:
+    """Return the recipe with the commit of every repository in the place of its revision."""
+
+    def at_commit(section: Any, key: str) -> Any:
+        names = {name for name in ("source", "holdout") if f"{key}/{name}" in pins}
+        return section.model_copy(
+            update={name: getattr(section, name).model_copy(update={"revision": pins[f"{key}/{name}"].commit}) for name in names}
+        )
+
+    sections = {section: at_commit(getattr(recipe, section), section) for section, _ in _keys(recipe)}
+    beside = tuple(at_commit(one, further(one.name)) for one in recipe.serve.adapters)
+    return recipe.model_copy(update={**sections, "serve": recipe.serve.model_copy(update={"adapters": beside})})
+
+
+def _content(source: Source, folder: Path, key: str) -> str:
+    assert isinstance(source, PypiSource | PathSource)  # what hubs hold is pinned
     return source.sha256 if isinstance(source, PypiSource) else content_of_path(folder / source.path, key)
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapter import Adapter
 from toolkit.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +68,12 @@ def _train(recipe: Recipe) -> dict[str, Any]:
 
 def _adapter(recipe: Recipe) -> dict[str, Any]:
     assert recipe.adapter
-    return {"adapter": recipe.adapter.model_dump(mode="json"), "think": recipe.base.think.model_dump()}
+    return imported(recipe, recipe.adapter)
+
+
+def imported(recipe: Recipe, adapter: Adapter) -> dict[str, Any]:
+    """Return what the import of an adapter is told of it: the recipe's own, or one of serve.adapters."""
+    return {"adapter": adapter.model_dump(mode="json", exclude={"name"}), "think": recipe.base.think.model_dump()}
 
 
 def _train_lock(recipe: Mapping[str, Any]) -> str:
@@ -114,7 +120,7 @@ def _modelfile(recipe: Recipe) -> dict[str, Any]:
 def _serve(recipe: Recipe) -> dict[str, Any]:
     shared = {"family": recipe.base.family, "think": recipe.base.think.model_dump(), "seed": recipe.seed}
     shared |= {"modelfile": recipe.modelfile.model_dump(include={"answer_tokens", "parameters"})}
-    return {"serve": recipe.serve.model_dump(mode="json", exclude={"engines"}), "verify": recipe.verify.model_dump(mode="json"), **shared}
+    return {"serve": recipe.serve.model_dump(mode="json", exclude={"engines", "adapters"}), "verify": recipe.verify.model_dump(mode="json"), **shared}
 
 
 def _verify(recipe: Recipe) -> dict[str, Any]:

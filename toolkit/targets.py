@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.engine_settings import Vllm
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import InvalidError
 from toolkit.fit.card import present
 from toolkit.fit.shape import Shape, of_folder
 from toolkit.places import Machine, Place
 from toolkit.processors import has_nvidia
-from toolkit.recipe import Think, Vllm
+from toolkit.recipe import Think
 from toolkit.runners.environment import Environment
 from toolkit.runners.tools import ollama, ollama_prefix
 from toolkit.stages import IMAGES
@@ -36,13 +37,17 @@ def target(recipe: Mapping[str, Any], inputs: Mapping[str, Path], api_key_file: 
         vllm=Vllm.model_validate(serve["vllm"]),
         shape=shape(model),
         adapter=_adapter(inputs) if is_apart(recipe["variant"]) else None,
+        adapters={name: _adapter(inputs, f"-{name}") for name in recipe.get("adapters", ())},
         base=recipe["base"],
         api_key_file=api_key_file,
     )
 
 
-def _adapter(inputs: Mapping[str, Path]) -> Path:
-    return inputs["lora"] / "adapter.gguf" if "lora" in inputs else inputs["train"] / "adapter"
+def _adapter(inputs: Mapping[str, Path], further: str = "") -> Path:
+    """Return the recipe's own adapter, or with its name's ending one of serve.adapters, in the form that the engine is given."""
+    if "lora" in inputs:
+        return inputs[f"lora{further}"] / "adapter.gguf"
+    return inputs[f"adapter{further}" if further else "train"] / "adapter"
 
 
 def shape(model: Path) -> Shape | None:

@@ -1,4 +1,4 @@
-"""Stage lora: an adapter becomes a GGUF of its own, which llama.cpp lays over the base's GGUF while it serves.
+"""Stage lora: an adapter becomes a GGUF of its own, which llama.cpp and Ollama lay over the base's GGUF while they serve.
 
 Inputs: base (model/ in HF layout), train (adapter/). Leaves adapter.gguf, in 32 bits, and lora.json. Not covered: what llama.cpp has no place
 for in an adapter (rows of the vocabulary, whole layers, DoRA); it is refused, and must be served merged.
@@ -15,7 +15,7 @@ from typing import Any
 
 from program import BROKEN, FAILED, INVALID, Args, ProgramError, note, run
 
-MERGED = "serve it merged: serve.llamacpp.adapter: merged"
+MERGED = "serve it merged: serve.llamacpp.adapter: merged, serve.ollama.adapter: merged; one of serve.adapters by a recipe of its own"
 
 
 def main(args: Args) -> int:

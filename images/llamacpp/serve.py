@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens in one request, prompt and answer together")
     parser.add_argument("--parallel", type=int, default=1, help="requests served at once")
-    parser.add_argument("--lora", type=Path, help="GGUF file of an adapter to lay over the model")
+    parser.add_argument("--lora", type=Path, action="append", default=[], help="GGUF file of an adapter to lay over the model; more by request")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -45,8 +45,11 @@ def parameters(given: argparse.Namespace) -> Any:
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.ui, params.cors_origins, params.offline = False, "", True
     params.endpoint_metrics = True
-    if given.lora:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(given.lora), 1.0)]
+    # the first is laid over every request that names none; a request's `lora` chooses among all, by number
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), float(number == 0)) for number, path in enumerate(given.lora)]
+    if len(given.lora) > 1:
+        # what a prompt left in the caches was computed with one adapter and is found again by another: ggml-org/llama.cpp#26207 and #30129
+        params.cache_prompt, params.cache_ram_mib = False, 0
     if key := api_key.read():
         params.api_keys = [key]
     return params
@@ -55,8 +58,8 @@ def parameters(given: argparse.Namespace) -> Any:
 def main() -> None:
     """Serve until a signal ends the process."""
     given = arguments()
-    for path in (given.model, given.lora):
-        if path and not path.is_file():
+    for path in (given.model, *given.lora):
+        if not path.is_file():
             raise SystemExit(f"no such file: {path}")
     # Waited for instead of handled: llama.cpp's threads inherit the block, and process 1 of a container has no default action to fall back on.
     ends = {signal.SIGINT, signal.SIGTERM}

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+from toolkit.engine_settings import Vllm
 from toolkit.errors import UsageError
 from toolkit.fit.card import Card
 from toolkit.fit.shape import Shape
 from toolkit.process import Command
-from toolkit.recipe import EngineName, Family, Think, Vllm
+from toolkit.recipe import EngineName, Family, Think
 
 Message = Mapping[str, Any]
 """One turn of a conversation: role and content."""
@@ -43,6 +44,8 @@ class Target:
     """Sizes of the model, where they are known."""
     adapter: Path | None = None
     """What is laid over the model or the GGUF while it is served: PEFT's folder, or a GGUF. None where it was merged."""
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Further ones, by the names that clients know them by."""
     base: bool = False
     """Whether it is the model before the fine-tune, which may not think."""
     api_key_file: Path | None = None
@@ -72,6 +75,8 @@ class Endpoint:
     url: str
     model: str
     api_key: str | None = field(default=None, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every chat request, by which a server that knows no names of adapters is told which one is meant."""
 
     @property
     def root(self) -> str:
@@ -239,6 +244,9 @@ class Engine(Protocol):
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
         """Return the fields of a chat request that sample with these parameters; none where it takes no such fields."""
+
+    def addressed(self, endpoint: Endpoint, names: Sequence[str], name: str) -> Endpoint:
+        """Return the endpoint as one of several adapters on its base is asked for: `names` are all of them, the recipe's own first."""
 
     def overruled(self, endpoint: Endpoint) -> bool:
         """Say whether the live server was given a chat template and runs another one in its place."""

@@ -179,7 +179,9 @@ class Chat:
 
     def _request(self, messages: Sequence[Message], max_tokens: int | None, options: dict[str, Any]) -> dict[str, Any]:
         most = openai.omit if max_tokens is None else max_tokens
-        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, "temperature": 0, **options}
+        extra = {**self.endpoint.extra, **options.get("extra_body", {})}
+        told = {**options, **({"extra_body": extra} if extra else {})}
+        return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, "temperature": 0, **told}
 
     def _answer(self, message: Message, finish: str | None, usage: Any) -> Answer:
         pieces = engine(self.endpoint.engine).read(message, self.think)

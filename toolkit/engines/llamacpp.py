@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from toolkit.engines import Endpoint, Ends, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.openai import OpenAI
@@ -39,10 +40,15 @@ class LlamaCpp(OpenAI):
         size = ("--context", str(target.context), "--parallel", str(target.parallel))
         address = ("--host", tools.bind, "--port", str(port))
         program = (str(tools.python["llamacpp"]), str(tools.programs / "serve.py"))
-        beside = ("--lora", str(target.adapter.resolve())) if target.adapter else ()
+        adapters = (target.adapter, *target.adapters.values()) if target.adapter else ()
+        beside = (word for path in adapters for word in ("--lora", str(path.resolve())))
         return Command(
             (*program, "--model", str(target.gguf.resolve()), "--alias", target.served_name, *address, *size, *beside), target.key_settings
         )
+
+    def addressed(self, endpoint: Endpoint, names: Sequence[str], name: str) -> Endpoint:
+        """Ask for it by its number, in the order of the command line, and for none of the others: a request's `lora` is the whole list."""
+        return replace(endpoint, extra={"lora": [{"id": number, "scale": float(one == name)} for number, one in enumerate(names)]})
 
     def alive(self, root: str) -> bool:
         """Ask /health, which answers 503 while the model loads."""

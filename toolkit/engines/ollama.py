@@ -38,14 +38,15 @@ class Ollama(OpenAI):
     fields = ("reasoning", "thinking")
 
     def lay_out(self, target: Target, tools: Tools) -> None:
-        """Copy the Modelfile with FROM set to the GGUF's own path: Ollama takes a path that is not there for a model's name to pull."""
+        """Copy the Modelfile with the files' own paths: Ollama takes a FROM that is not there for a model's name to pull."""
         if target.modelfile is None or target.gguf is None:
             raise UsageError("Ollama is given a Modelfile and a GGUF, and one of them is missing", "run the modelfile stage first")
         lines = target.modelfile.read_text(encoding="utf-8").split("\n")
-        places = [number for number, line in enumerate(lines) if line.upper().startswith("FROM ")]
-        if not places:
-            raise BrokenError(f"{target.modelfile} has no FROM line", "run the modelfile stage again")
-        lines[places[0]] = f"FROM {target.gguf.resolve()}"
+        for word, path in (("FROM", target.gguf), *((("ADAPTER", target.adapter),) if target.adapter else ())):
+            places = [number for number, line in enumerate(lines) if line.upper().startswith(f"{word} ")]
+            if not places:
+                raise BrokenError(f"{target.modelfile} has no {word} line", "run the modelfile stage again")
+            lines[places[0]] = f"{word} {path.resolve()}"
         tools.scratch.mkdir(parents=True, exist_ok=True)
         _modelfile(tools).write_text("\n".join(lines), encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from toolkit.engines import Endpoint, Ends, Habits, Message, Pieces, Rendered, Settings, Target, Tools
@@ -61,6 +62,10 @@ class OpenAI:
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
         """Return nothing: the standard has fields for some of the parameters only."""
         return {}
+
+    def addressed(self, endpoint: Endpoint, names: Sequence[str], name: str) -> Endpoint:
+        """Ask for the adapter as for a model of its own."""
+        return replace(endpoint, model=name)
 
     def overruled(self, endpoint: Endpoint) -> bool:
         """Say no: these servers know one template."""

@@ -32,6 +32,7 @@ QUANTIZED_IN = "bfloat16"
 """Type to compute in with quantised weights: the only one that the bitsandbytes plugin knows."""
 UNSERVABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
 """Settings of an adapter that vLLM refuses or leaves out (vllm/lora/peft_helper.py)."""
+MERGED = "serve it merged: serve.vllm.adapter: merged; one of serve.adapters must be merged by a recipe of its own"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py)."""
 GPU_ALONE = ("fp8", "fp8-weights", "fp8-dynamic")
@@ -63,7 +64,7 @@ class Vllm(OpenAI):
             raise UsageError(f"vLLM serves {target.variant} on {reason}", "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any")
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
-            *(beside(target.served_name, target.adapter) if target.adapter else ("--served-model-name", target.served_name)),
+            *(beside(target.served_name, target.adapter, others=target.adapters) if target.adapter else ("--served-model-name", target.served_name)),
             *("--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
@@ -105,23 +106,30 @@ class Vllm(OpenAI):
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
 
 
-def beside(name: str, adapter: Path, found_at: Path | None = None) -> tuple[str, ...]:
+def beside(name: str, adapter: Path, found_at: Path | None = None, others: Mapping[str, Path] = {}) -> tuple[str, ...]:
     """Return the flags that lay an adapter over the model: it bears the served name, the base another. The server finds it at another path where
-    one is given.
+    one is given. `others` are further adapters by their names: any of them may be in one batch.
 
     InvalidError for what vLLM has no place for beside a base.
     """
+    rank = max(_rank(one, folder) for one, folder in {name: adapter, **others}.items())
+    places = {name: found_at or adapter.resolve(), **{one: folder.resolve() for one, folder in others.items()}}
+    named = ("--served-model-name", f"{name}-base", "--lora-modules", *(f"{one}={place}" for one, place in places.items()))
+    return (*named, "--enable-lora", "--max-loras", str(len(places)), "--max-lora-rank", str(rank))
+
+
+def _rank(name: str, adapter: Path) -> int:
+    """Return the rank that vLLM must make room for; InvalidError for what it has no place for beside a base."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    strange = [name for name in UNSERVABLE if config.get(name)] + (["bias"] if config.get("bias", "none") != "none" else [])
+    strange = [key for key in UNSERVABLE if config.get(key)] + (["bias"] if config.get("bias", "none") != "none" else [])
     if strange:
-        message = f"vLLM cannot serve this adapter beside its base: {', '.join(strange)} of adapter_config.json is set"
-        raise InvalidError(message, "serve it merged: serve.vllm.adapter: merged")
+        message = f"vLLM cannot serve the adapter {name} beside its base: {', '.join(strange)} of adapter_config.json is set"
+        raise InvalidError(message, MERGED)
     largest = max(config["r"], *(config.get("rank_pattern") or {}).values(), 0)
     rank = next((rank for rank in RANKS if rank >= largest), None)
     if rank is None:
-        raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, this one has {largest}", "serve it merged: serve.vllm.adapter: merged")
-    named = ("--served-model-name", f"{name}-base", "--lora-modules", f"{name}={found_at or adapter.resolve()}")
-    return (*named, "--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank))
+        raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, {name} has {largest}", MERGED)
+    return rank
 
 
 def _not_on_a_cpu(variant: str) -> str:

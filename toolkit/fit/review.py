@@ -132,7 +132,7 @@ def _merge(case: Case) -> Iterator[Finding]:
 
 
 def _reference(case: Case) -> Iterator[Finding]:
-    if case.recipe.gguf.source == "one_pass":
+    if case.recipe.gguf.source == "one_pass" or case.recipe.serve.adapters:
         shape = case.base.shape
         adapter = training.adapter_parameters(shape, training.Training.of_recipe(case.recipe)) if case.recipe.train else 0
         need = 4 * (shape.parameters + adapter)

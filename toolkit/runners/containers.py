@@ -100,7 +100,7 @@ class Containers:
 
     def start(self, command: Command, target: Target, port: int, log: Path, detached: bool = False) -> Served:
         """Start a container; a detached one outlives us."""
-        files = (target.gguf, target.modelfile, target.adapter)
+        files = (target.gguf, target.modelfile, target.adapter, *target.adapters.values())
         given = (target.model, *(path and (path if path.is_dir() else path.parent) for path in files))
         reads = tuple(path.resolve() for path in given if path)
         check_readable(reads)

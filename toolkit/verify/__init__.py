@@ -102,6 +102,8 @@ class Expectations:
     """The HF chat template, where it is known."""
     probes: tuple[Probe, ...] = ()
     """What the merged model itself says."""
+    adapters: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    """What base and further adapter say, by the names of adapters that lie beside the recipe's own."""
     tokenized: tuple[Tokenized, ...] = ()
     """How the checkpoint's tokenizer splits texts."""
     ends: Ends | None = None

@@ -1,7 +1,7 @@
 """Every check of a live endpoint: those that only ask go side by side where the server answers side by side, those that load it alone.
 
 Alone go the ones that send it nonsense, many streams at once, hang up on it or measure it: beside them another check's answers could be late or
-lost, and the fault would have the wrong name.
+lost, and the fault would have the wrong name. So does the one of several adapters: what lies in the server's caches must be what it put there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from toolkit.verify import (
     Expectations,
     Finding,
     Reply,
+    adapters,
     bad_requests,
     edges,
     fidelity,
@@ -52,6 +53,7 @@ def findings(chat: Chat, expectations: Expectations, replies: Sequence[Reply]) -
             lambda: [fidelity.check(chat, expectations)],
         ),
     )
+    yield from adapters.checks(chat, expectations)
     yield from operations.checks(endpoint, expectations)
     yield bad_requests.check(endpoint, expectations)
     yield streams.concurrency(chat, expectations, answers)

