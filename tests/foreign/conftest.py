@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,27 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import speaking_base
 import yaml
 
 from toolkit import process, recipe_file
 from toolkit.plan import plan
 from toolkit.resolve import resolve
 from toolkit.runners.cache import CACHE
-from toolkit.runners.environment import Environment, uv
+from toolkit.runners.environment import uv
 from toolkit.stages import ROOT, digest_files
 
 HERE = Path(__file__).parent
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 ROWS = 400
 """Rows that the trainers are given."""
-LENGTHENED = """
-import sys
-from safetensors.torch import load_file, save_file
-tensors = load_file(sys.argv[1])
-tensors["model.embed_tokens.weight"][-2:] *= 2
-save_file(tensors, sys.argv[2], {"format": "pt"})
-"""
-"""A program that makes the rows of the two tags twice as long."""
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -84,11 +76,7 @@ def base(thinkship: Thinkship, store: Path) -> Path:
 @pytest.fixture(scope="session")
 def speaking(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the base whose tags can be said, as a reasoning model's can: their rows are no longer the means of their pieces'."""
-    folder = tmp_path_factory.mktemp("speaking") / "model"
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    argv = (Environment("train").install(), "-c", LENGTHENED, base / "model.safetensors", folder / "model.safetensors")
-    subprocess.run(tuple(map(str, argv)), check=True)
-    return folder
+    return speaking_base.make(base, tmp_path_factory.mktemp("speaking") / "model")
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,12 @@ def strong(folder: Path) -> None:
 
 
 @case
+def strong_elsewhere(folder: Path) -> None:
+    shutil.rmtree(folder)
+    adapter(folder, spread=0.3, target_modules=["v_proj", "down_proj"])
+
+
+@case
 def rank_stabilized(folder: Path) -> None:
     shutil.rmtree(folder)
     adapter(folder, use_rslora=True)

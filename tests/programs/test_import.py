@@ -66,6 +66,7 @@ TAKEN = {
     "of_swift": ("ms-swift", "4.6.0", 3),
     "dora": (None, None, 3),
     "strong": (None, None, 3),
+    "strong_elsewhere": (None, None, 3),
     "rank_stabilized": (None, None, 3),
     "trained_tags": (None, None, 3),
     "whole_embeddings_saved": (None, None, 3),

@@ -60,16 +60,23 @@ def gguf(python: Path, model: Path, target: Path) -> Path:
     return target
 
 
-def likeliest(gguf: Path, adapter: Path | None, folder: Path) -> dict[tuple[str, int], float]:
-    """Return the log-probabilities of the tokens that may follow three texts, by text and token."""
+Likely = dict[tuple[str, int], float]
+"""Log-probabilities of the tokens that may follow texts, by text and token."""
+TEXTS = ("What is 12 + 12?", "<think>", "twice")
+
+
+def followed(root: str, text: str, **fields: Any) -> Likely:
+    """Ask a server what may follow a text."""
+    told = ask(f"{root}/completion", {"prompt": text, "n_predict": 1, "n_probs": 300, "logit_bias": [[PRINTABLE, 100]], **fields})
+    return {(text, seen["id"]): seen["logprob"] for seen in told["completion_probabilities"][0]["top_logprobs"]}
+
+
+def likeliest(gguf: Path, adapter: Path | None, folder: Path) -> Likely:
+    """Return what may follow the texts, of a GGUF with or without an adapter."""
     folder.mkdir()
     target = Target("tiny", 256, 1, "qwq", "f32", gguf=gguf, adapter=adapter)
-    found = {}
     with serving("llamacpp", target, Machine(tools("llamacpp", folder)), folder / "log") as endpoint:
-        for text in ("What is 12 + 12?", "<think>", "twice"):
-            told = ask(f"{endpoint.root}/completion", {"prompt": text, "n_predict": 1, "n_probs": 300, "logit_bias": [[PRINTABLE, 100]]})
-            found |= {(text, seen["id"]): seen["logprob"] for seen in told["completion_probabilities"][0]["top_logprobs"]}
-    return found
+        return {key: value for text in TEXTS for key, value in followed(endpoint.root, text).items()}
 
 
 def test_base_and_adapter_say_what_the_merged_model_says(adapters, tiny_inputs, train_python, convert_python, run_program, tmp_path):
@@ -89,3 +96,37 @@ def test_base_and_adapter_say_what_the_merged_model_says(adapters, tiny_inputs, 
     assert len(together) > 700 and beside.keys() == together.keys()
     assert max(abs(beside[key] - together[key]) for key in together) < 1e-3
     assert max(abs(alone[key] - together[key]) for key in together) > 0.1, "the adapter must make a difference for this to show anything"
+
+
+LONG = "How many apples are left when twelve are eaten and thirty are bought? " * 2
+"""A prompt that is worth caching."""
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_prompt_is_never_answered_from_what_another_adapter_read(slots, adapters, tiny_inputs, convert_python, run_program, tmp_path):
+    """The order in which llama.cpp's caches mix adapters up (ggml-org/llama.cpp#26207, #30129): the prompt, another that takes its place, the prompt."""
+    files = {}
+    for name in ("strong", "strong_elsewhere"):
+        done = converted(run_program, convert_python, tiny_inputs["base"], adapters / f"{name}-output", tmp_path / name)
+        assert done.code == 0, done.log[-2000:]
+        files[name] = done.output / "adapter.gguf"
+    own, other = files.values()
+    base = gguf(convert_python, tiny_inputs["base"] / "model", tmp_path / "base.gguf")
+    alone = [_alone(base, adapter, tmp_path / f"alone-{number}") for number, adapter in enumerate((own, other))]
+    assert max(abs(alone[0][key] - alone[1][key]) for key in alone[0]) > 0.1, "the two must differ for this to show anything"
+    first, second = ({"lora": [{"id": number, "scale": float(number == wanted)} for number in (0, 1)]} for wanted in (0, 1))
+    target = Target("tiny", 512, slots, "qwq", "f32", gguf=base, adapter=own, adapters={"other": other})
+    (tmp_path / "both").mkdir()
+    with serving("llamacpp", target, Machine(tools("llamacpp", tmp_path / "both")), tmp_path / "log") as endpoint:
+        for asked, wanted in ((first, 0), (second, 1), ({}, 0), (second, 1), (first, 0)):
+            for place in range(slots):
+                followed(endpoint.root, f"{place} is another text altogether, and it is about the sea, which is large. " * 2, **asked)
+            found = followed(endpoint.root, LONG, **asked)
+            assert max(abs(found[key] - alone[wanted][key]) for key in found) < 1e-3, (asked, wanted)
+
+
+def _alone(base: Path, adapter: Path, folder: Path) -> Likely:
+    folder.mkdir()
+    target = Target("tiny", 512, 1, "qwq", "f32", gguf=base, adapter=adapter)
+    with serving("llamacpp", target, Machine(tools("llamacpp", folder)), folder / "log") as endpoint:
+        return followed(endpoint.root, LONG)

@@ -298,3 +298,18 @@ def test_the_disk_that_is_asked_for_is_the_smaller_peak(engines, gone, tmp_path)
     assert (most < whole) == bool(gone), "where the merged model is served, nothing is saved"
     plain, frugal = (review.disk(case, tmp_path, reclaim).message for reclaim in (False, True))
     assert f"{whole / 1e9:.1f} GB" in plain and f"{most / 1e9:.1f} GB" in frugal and "freed on the way" in frugal
+
+
+def test_the_command_frees_by_the_whole_recipe_wherever_it_ends(tmp_path, monkeypatch, capsys):
+    maker = Maker()
+    monkeypatch.setattr(release, "runner", lambda *_: maker)
+    monkeypatch.setattr(release, "require", lambda *_: None)
+    release.start(DEMO, ("llamacpp",), "merge", tmp_path, release.How(reclaim=True))
+    assert maker.ran[-1] == "merge" and "reclaimed" not in capsys.readouterr().out, "its files are still to be converted"
+    release.start(DEMO, ("llamacpp",), "gguf", tmp_path, release.How(reclaim=True))
+    assert "reclaimed 0.0 MB of merge" in capsys.readouterr().out and not list(tmp_path.glob("merge-*/model/*.safetensors"))
+    release.start(DEMO, ("llamacpp",), None, tmp_path, release.How(dry=True, reclaim=True))
+    assert "reclaimed" in capsys.readouterr().out and maker.ran[-1] == "gguf-base", "a dry run makes nothing"
+    before = len(maker.ran)
+    release.start(DEMO, ("vllm",), "serve", tmp_path, release.How())
+    assert maker.ran[before:] == ["merge", "serve-vllm-bnb-nf4", "serve-vllm-bf16", "serve-vllm-bf16-base"]
