@@ -71,6 +71,9 @@ def verify(recipe: Mapping[str, Any], task: Task, place: PlaceOf) -> None:
         facts["gguf"] = _json(task.inputs["gguf"] / "gguf.json")
     if "train" in task.inputs:
         facts["adapter"] = _json(task.inputs["train"] / "train.json")["trained_elsewhere"]
+    if beside := {name: path for name, path in task.inputs.items() if name.startswith("adapter-")}:
+        told = {name.removeprefix("adapter-"): _json(path / "train.json")["trained_elsewhere"] for name, path in beside.items()}
+        facts["adapters"] = told
     if stored := [_json(path / "compress.json") for name, path in task.inputs.items() if name.startswith("compress-")]:
         facts["compress"] = stored[0] | {"types": {kind: seen for found in stored for kind, seen in found["types"].items()}}
     verdict = judge(recipe["name"], Verify.model_validate(recipe["verify"]), observations, facts, recipe["description"])

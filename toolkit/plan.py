@@ -78,13 +78,15 @@ def _drafts(lock: Lock, engines: tuple[EngineName, ...]) -> Iterator[tuple[Step,
     yield from stored
     if {"llamacpp", "ollama"} & set(engines):
         yield from _gguf_drafts(lock, slices, "ollama" in engines)
-    yield from _apart_drafts(lock, slices, engines)
+    beside = list(_apart_drafts(lock, slices, engines))
+    yield from beside
     serves = [draft for engine in engines for draft in _serve_drafts(lock, engine)]
     yield from serves
     inputs = {draft.name: draft.name for draft, _ in serves} | {"dataset": "dataset"}
     inputs |= {draft.name: draft.name for draft, _ in stored}
     inputs |= {"gguf": "gguf"} if {"llamacpp", "ollama"} & set(engines) else {}
     inputs |= {"train": "train"} if recipe.adapter else {}
+    inputs |= {draft.name: draft.name for draft, _ in beside if draft.stage.name == "train"}
     yield Step("verify", STAGES["verify"], slices["verify"], inputs), [_report_digest()]
 
 

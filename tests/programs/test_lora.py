@@ -104,7 +104,7 @@ LONG = "How many apples are left when twelve are eaten and thirty are bought? " 
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_prompt_is_never_answered_from_what_another_adapter_read(slots, adapters, tiny_inputs, convert_python, run_program, tmp_path):
-    """The order in which llama.cpp's caches mix adapters up (ggml-org/llama.cpp#26207, #30129): the prompt, another that takes its place, the prompt."""
+    """The order in which llama.cpp's caches mix adapters up (ggml-org/llama.cpp#26207, #30129): the prompt, another in its place, the prompt."""
     files = {}
     for name in ("strong", "strong_elsewhere"):
         done = converted(run_program, convert_python, tiny_inputs["base"], adapters / f"{name}-output", tmp_path / name)

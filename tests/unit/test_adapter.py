@@ -201,6 +201,17 @@ def test_every_report_says_that_it_was_trained_elsewhere(capsys):
     assert junit.xml(found)
 
 
+def test_a_further_adapter_is_told_of_too(capsys):
+    found = judge("demo", TASK, [observation("vllm", "bf16-adapter")], {"adapters": {"second": TOLD}}).model_dump(mode="json", by_alias=True)
+    document.Published.model_validate(found)
+    sentence = (
+        "The adapter second, served beside it, was trained elsewhere, by LLaMA-Factory (path:lora, LoRA of rank 16): how its loss fell is not known."
+    )
+    assert sentence in facts.reasons(found) and sentence in page.html(found)
+    terminal.show(found)
+    assert sentence in capsys.readouterr().out
+
+
 def test_a_trainer_that_is_not_known_and_losses_that_were_told_are_called_so():
     found = report(trainer={"name": None, "version": None, "peft": None}, losses_told=24)
     assert "by a trainer that its files do not name" in facts.elsewhere(found) and "its own record of 24 losses was not checked" in facts.elsewhere(
@@ -231,6 +242,7 @@ def test_an_adapter_can_be_served_beside_its_base(demo, demo_folder, folder):
     assert dict(planned["serve-llamacpp-f16-adapter"].inputs) == llamacpp
     assert dict(planned["serve-vllm-bf16-adapter"].inputs) == {"model": "merge", "dataset": "dataset", "base": "base", "train": "train"}
     assert "lora" not in {step.name for step in plan(resolve(recipe, demo_folder), ("vllm",))}
+    assert "train" in planned["verify"].inputs
 
 
 def test_rows_of_added_tags_are_not_served_beside_a_base(demo):
@@ -307,6 +319,7 @@ def test_further_adapters_are_imported_referenced_and_served_beside_the_own(demo
     }
     assert {"lora-second", "lora-third", "reference-third", "lora", "gguf"} <= set(beside["serve-llamacpp-f16-adapter"])
     assert planned["serve-vllm-bf16-adapter"].recipe["adapters"] == ["second", "third"]
+    assert {"adapter-second", "adapter-third"} <= set(planned["verify"].inputs)
     names = list(planned)
     assert all(names.index(other) < names.index(name) for name, step in planned.items() for other in step.inputs.values())
     assert not any("second" in name for name in (step.name for step in plan(resolve(recipe, demo_folder), ("ollama", "transformers"))))

@@ -136,6 +136,8 @@ class Facts(BaseModel):
     """The audit of the training and the held-out rows."""
     adapter: Elsewhere | None = None
     """Where the adapter was not trained by this run."""
+    adapters: dict[str, Elsewhere] = {}
+    """Further adapters that were served beside it, by name."""
 
 
 class Published(Report):

@@ -64,13 +64,20 @@ def open_points(checks: Iterable[Document]) -> list[Document]:
 def elsewhere(report: Document) -> str:
     """Say in one sentence that the adapter was trained elsewhere, by whom and what is not known of it; empty where it was trained here."""
     adapter = report["observed"].get("adapter")
-    if not adapter:
-        return ""
+    return _origin("The adapter", adapter) if adapter else ""
+
+
+def further(report: Document) -> list[str]:
+    """Say the same of each adapter that was served beside the recipe's own."""
+    return [_origin(f"The adapter {name}, served beside it,", adapter) for name, adapter in (report["observed"].get("adapters") or {}).items()]
+
+
+def _origin(subject: str, adapter: Document) -> str:
     made_by = adapter["trainer"]
     name = " ".join(filter(None, (made_by.get("name"), made_by.get("version")))) or "a trainer that its files do not name"
     told = adapter.get("losses_told", 0)
     losses = f"its own record of {told} losses was not checked" if told else "how its loss fell is not known"
-    return f"The adapter was trained elsewhere, by {name} ({adapter['source']}, {adapter['kind']} of rank {adapter['rank']}): {losses}."
+    return f"{subject} was trained elsewhere, by {name} ({adapter['source']}, {adapter['kind']} of rank {adapter['rank']}): {losses}."
 
 
 def reasons(report: Document) -> list[str]:
@@ -79,7 +86,7 @@ def reasons(report: Document) -> list[str]:
     count = {status: sum(check["status"] == status for check in checks) for status in ("pass", "fail", "skip")}
     required = sum(check["required"] for check in checks)
     lines = [f"{len(checks)} checks, {required} of them required: {count['pass']} passed, {count['fail']} failed, {count['skip']} skipped."]
-    lines += filter(None, (elsewhere(report),))
+    lines += filter(None, (elsewhere(report), *further(report)))
     if rows:
         kinds = [row["change"].change(len(rows)) for row in rows]
         words = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("improved", "no evidence", "worse") if kind in kinds)
