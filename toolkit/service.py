@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,9 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     step, inputs = _made(path, name, variant, store, runs)
     console.step(step.name, f"port {chosen}", "run")
     folder = servers.folder_of(store)
-    server = servers.start(name, target(step.recipe, inputs, api_key_file), runs.place(name, folder / name), folder, chosen)
-    _introduce(server)
+    given = target(step.recipe, inputs, api_key_file)
+    server = servers.start(name, given, runs.place(name, folder / name), folder, chosen)
+    _introduce(server, tuple(given.adapters))
 
 
 def _check_fit(recipe: Recipe, folder: Path, name: EngineName, store: Path) -> None:
@@ -127,11 +129,11 @@ def _needed(steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
     return tuple(other for other in steps if other.name in names)
 
 
-def _introduce(server: Server) -> None:
+def _introduce(server: Server, further: tuple[str, ...] = ()) -> None:
     file = server.api_key_file
     bearer, key = (f' -H "Authorization: Bearer $(cat {file})"', f'open("{file}").read()') if file else ("", '"none"')
     console.say(f"""
-{server.model} is served by {server.engine} at {server.url}   (log: {server.log})
+{server.model} is served by {server.engine} at {server.url}   (log: {server.log}){_beside(server, further)}
 
 curl {server.url}/chat/completions -H 'Content-Type: application/json'{bearer} \\
   -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is 47 + 25?"}}]}}'
@@ -143,6 +145,13 @@ print(message.model_dump(), message.content)
 
 make health    does it answer, does it think?
 make stop      end it""")
+
+
+def _beside(server: Server, further: tuple[str, ...]) -> str:
+    """Say by which fields of a request each of serve.adapters is asked for."""
+    known, plain = engine(server.engine), Endpoint(server.engine, server.url, server.model)
+    asked = {name: known.addressed(plain, (server.model, *further), name) for name in further}
+    return "".join(f"\n{name} beside it: {json.dumps({'model': one.model, **one.extra})}" for name, one in asked.items())
 
 
 def stop(store: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from observations import TASK, observation
 
-from toolkit import host, lock_file
+from toolkit import host, lock_file, service
 from toolkit.contracts import check
 from toolkit.engines import Target, Tools, engine
 from toolkit.errors import BrokenError, InvalidError, UsageError
@@ -27,6 +27,7 @@ from toolkit.render import ModelfileValues, render_modelfile
 from toolkit.report import document, facts, junit, page, terminal
 from toolkit.resolve import resolve
 from toolkit.selection import adapter
+from toolkit.servers import Server
 from toolkit.stages import ROOT
 from toolkit.targets import target
 from toolkit.verify import Expectations, identity
@@ -404,6 +405,14 @@ def test_llamacpp_is_given_the_own_adapter_first(folder):
     argv = served_together(folder, "llamacpp", "second", "third")
     given = [argv[number + 1] for number, word in enumerate(argv) if word == "--lora"]
     assert given == [str(path / "adapter.gguf") for path in (folder, folder.with_name("second"), folder.with_name("third"))]
+
+
+def test_whoever_starts_a_server_is_told_how_each_adapter_is_asked_for(capsys, tmp_path):
+    for name in ("vllm", "llamacpp"):
+        service._introduce(Server(engine=name, url="http://127.0.0.1:1/v1", model="own", log=tmp_path / "log"), ("second",))
+    words = capsys.readouterr().out
+    assert 'second beside it: {"model": "second"}' in words
+    assert 'second beside it: {"model": "own", "lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]}' in words
 
 
 def test_ollama_is_given_a_modelfile_of_the_base_with_the_adapter(demo, demo_folder, folder):
