@@ -99,6 +99,10 @@ test-faults: .venv/.host ## plant faults in real engines and print which check f
 test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for real, through the gate, each in an environment of its own; TRAINERS=llamafactory for one
 	@$(PYTEST) tests/foreign $(if $(TRAINERS),-k $(TRAINERS))
 
+.PHONY: test-beside
+test-beside: .venv/.host ## two adapters beside one base in vLLM, llama.cpp and Ollama, trained, served and judged for real, on a disk that is freed on the way
+	@$(PYTEST) tests/beside
+
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import speaking_base
 import yaml
-from conftest import RECIPE
 from skips import skip_or_fail
 
 from toolkit import recipe_file
 from toolkit.plan import plan
 from toolkit.resolve import resolve
+from toolkit.stages import ROOT
 
+RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 Run = tuple[dict[str, Any], Path, Path]
 """The report, the recipe and the store."""
 
@@ -59,7 +60,7 @@ def shouted(folder: Path) -> Path:
 def run(thinkship, store: Path, engines: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two trainings over one base, and a recipe that serves their adapters beside it, made with --reclaim."""
     folder = tmp_path_factory.mktemp("beside")
-    done = thinkship("run", RECIPE, "--until", "base", "--store", store)
+    done = thinkship("run", RECIPE, "--until", "base")
     assert done.returncode == 0, done.stderr
     base = speaking_base.make(directory(RECIPE, "base", store) / "model", folder / "model")
     trained = {}
@@ -67,15 +68,15 @@ def run(thinkship, store: Path, engines: tuple[str, ...], tmp_path_factory: pyte
         whole = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["dataset"]
         whole["holdout"]["path"] = str(RECIPE.parent / whole["holdout"]["path"])
         wanted = recipe(folder, name, base, **{section: {**whole, **values} for section, values in changes.items()})
-        done = thinkship("run", wanted, "--until", "train", "--store", store)
+        done = thinkship("run", wanted, "--until", "train")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         trained[name] = directory(wanted, "train", store) / "adapter"
     apart = {"adapter": "separate"}
     placed = {"llamacpp": apart, "ollama": apart, "vllm": {"variants": ["bf16"], **apart}, "parallel": 4, "context": 1024}
-    placed |= {"name": "sums", "engines": [name for name in engines if name != "transformers"]}
+    placed |= {"name": "sums", "engines": list(engines)}
     placed |= {"adapters": [{"name": "shouts", "source": {"path": str(trained["shouts"])}}]}
     path = recipe(folder, "beside", base, adapter={"source": {"path": str(trained["sums"])}}, serve=placed)
-    done = thinkship("run", path, "--reclaim", "--store", store)
+    done = thinkship("run", path, "--reclaim")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-4000:]
     report = json.loads((directory(path, "verify", store) / "report.json").read_text(encoding="utf-8"))
     return report, path, store
@@ -107,8 +108,8 @@ def test_what_nobody_is_served_was_freed_and_the_same_command_makes_nothing(run,
     _, path, store = run
     assert not list(directory(path, "merge", store).glob("model/*.safetensors")) and not list(directory(path, "gguf", store).glob("*.gguf"))
     assert list(directory(path, "gguf-base", store).glob("model-f16.gguf")), "it is what the adapters lie beside"
-    again = thinkship("run", path, "--reclaim", "--store", store)
+    again = thinkship("run", path, "--reclaim")
     states = {line.split()[0] for line in again.stdout.splitlines() if line.startswith(("  skip  ", " freed  ", "   run  "))}
     assert again.returncode == 0 and states == {"skip", "freed"}, again.stdout[-3000:]
-    shown = thinkship("plan", path, "--store", store).stdout
+    shown = thinkship("plan", path).stdout
     assert "reclaimed" in shown and "to do" not in shown
