@@ -25,6 +25,8 @@ FILES = {
     "dataset": {"train.jsonl": "{}\n", "stats.json": "{}"},
     "train": {"adapter/adapter_config.json": '{"r": 16}', "adapter/adapter_model.safetensors": "adapter", "metrics.jsonl": ""},
     "merge": {**CHECKPOINT, "probes.jsonl": "{}\n"},
+    "reference": {"model/config.json": json.dumps(CONFIG), "probes.jsonl": "{}\n"},
+    "lora": {"adapter.gguf": "adapter"},
     "gguf": {"model-f16.gguf": "16 bits", "model-q8_0.gguf": "8 bits", "model-q4_k_m.gguf": "4 bits"},
     "modelfile": {"Modelfile": "FROM ../gguf/model-q8_0.gguf\n"},
 }

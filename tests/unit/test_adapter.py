@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_store import finish
 from observations import TASK, observation
 
 from toolkit import host, lock_file, service
@@ -475,3 +476,18 @@ def test_a_base_with_its_adapter_is_not_exported_as_a_variant(demo, folder, tmp_
     (tmp_path / "x.yml").write_text(json.dumps(data))
     with pytest.raises(UsageError, match="f16-adapter is the base with its adapter beside it"):
         served(tmp_path / "x.yml", Wish("llamacpp"), tmp_path)
+
+
+def test_a_variant_beside_its_base_is_exported_for_vllm_as_with_the_option(demo, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("toolkit.export.served.present", tuple)
+    found = {}
+    for placed in ("separate", "merged"):
+        vllm = {"variants": ["bf16"], "adapter": placed}
+        further = [{"name": "second", "source": {"path": str(folder)}}] if placed == "separate" else []
+        data = apart(demo, folder, vllm=vllm, adapters=further).model_dump(mode="json", exclude={"train"})
+        data["dataset"] |= {part: {"path": str(ROOT / "recipes" / data["dataset"][part]["path"])} for part in ("source", "holdout")}
+        (tmp_path / "x.yml").write_text(json.dumps(data))
+        finish(tmp_path / "x.yml", tmp_path / "store", ("vllm",))
+        found[placed] = served(tmp_path / "x.yml", Wish("vllm", adapter=placed == "merged"), tmp_path / "store")
+    assert found["separate"].args == found["merged"].args and found["separate"].adapter == found["merged"].adapter
+    assert found["separate"].args.count("--lora-modules") == 1 and "second of serve.adapters are not" in capsys.readouterr().err

@@ -106,16 +106,14 @@ def served(path: Path, wish: Wish, root: Path) -> Served:
         raise UsageError(f"{wish.engine} is not given adapters here", "--adapter is for vLLM; Ollama and llama.cpp serve the merged model")
     store = Store(root)
     step, needed = service.steps(path, wish.engine, wish.variant)
-    if is_apart(step.recipe["variant"]):
-        message = f"{step.recipe['variant']} is the base with its adapter beside it, which is not exported as a variant"
-        raise UsageError(message, "name a merged one with --variant; for vLLM, --adapter serves the base with the adapter")
+    wish = _with_adapter(wish, step)
     records = {other.name: _sealed(store, other, path) for other in needed}
     if not wish.adapter:  # base and adapter are never freed
         reclaim.require(store, step, needed)
     inputs = {key: store.directory(other) for key, name in step.inputs.items() for other in needed if other.name == name}
     if wish.adapter:
         inputs["model"] = next(store.directory(other) for other in needed if other.name == "base")
-    recipe, given = recipe_file.load(path), target(step.recipe, inputs)
+    recipe, given = recipe_file.load(path), replace(target(step.recipe, inputs), adapter=None, adapters={})
     gpu = _on_gpu(recipe, wish)
     moved = replace(given, model=_moved(given.model), gguf=_moved(given.gguf), modelfile=_moved(given.modelfile))
     adapter = next(f"{other.directory}/adapter" for other in needed if other.name == "train") if wish.adapter else ""
@@ -128,6 +126,18 @@ def served(path: Path, wish: Wish, root: Path) -> Served:
         *(recipe, wish.engine, moved, args, env, image(wish.engine, wish.registry, gpu), gpus, files, given.variant),
         *(main.relative_to(MODELS).as_posix(), adapter, verdict(path, wish.engine, store), _prequantised(given.model)),
     )
+
+
+def _with_adapter(wish: Wish, step: Step) -> Wish:
+    """Return the wish with --adapter where the variant itself is the base with its adapter; UsageError where only vLLM's objects can say that."""
+    if not is_apart(step.recipe["variant"]):
+        return wish
+    if wish.engine != "vllm":
+        message = f"{step.recipe['variant']} is the base with its adapter beside it, which is exported for vLLM alone"
+        raise UsageError(message, "name a merged one with --variant, or set the recipe's serve section to adapter: both")
+    if left_out := step.recipe.get("adapters"):
+        console.remark(f"the recipe's own adapter is exported; {', '.join(left_out)} of serve.adapters are not")
+    return replace(wish, adapter=True)
 
 
 def _sealed(store: Store, step: Step, path: Path) -> Record:
