@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pinned
 import pytest
 from conftest import program_environment
 from training import PROGRAMS, losses, tiny_recipe
 
-from toolkit import process
-from toolkit.runners.cache import CACHE
-from toolkit.runners.environment import Environment, uv
-from toolkit.stages import digest_files
+from toolkit.runners.environment import Environment
 
 HERE = Path(__file__).parent
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -131,12 +129,7 @@ def test_tensorboard(tracking_python: Path, tiny_inputs: dict[str, Path], tmp_pa
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run MLflow's own server on a SQLite database, from a locked environment of its own."""
-    lock = HERE / "mlflow.lock"
-    folder = CACHE / "envs" / f"mlflow-{digest_files((lock,))[:12]}"
-    if not (folder / ".complete").is_file():
-        process.run(process.Command((uv(), "venv", "--quiet", "--clear", str(folder))))
-        process.run(process.Command((uv(), "pip", "sync", "--quiet", "--require-hashes", "--python", str(folder / "bin" / "python"), str(lock))))
-        (folder / ".complete").touch()
+    folder = pinned.environment(HERE / "mlflow.lock", "mlflow")
     work = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
