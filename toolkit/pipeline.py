@@ -72,7 +72,7 @@ def run(steps: Sequence[Step], store: Store, runner: Runner, frugal: Sequence[St
             elif record:
                 _pass(step, record, directories[step.name])
             if sparing:
-                sparing.after(step.name, directories.keys())
+                sparing.after(directories.keys())
     return Outcome(directories, seconds, sparing.freed if sparing else {})
 
 

@@ -81,14 +81,13 @@ class Reclaim:
     store: Store
 
     def __post_init__(self) -> None:
-        self.waiting = to_make(self.plan, self.store)
         self.kept = [read for step in self.plan if step.stage.name == "serve" and not step.recipe["base"] for read in reads(step)]
         self.freed: dict[str, int] = {}
 
-    def after(self, done: str, sealed: Collection[str]) -> None:
-        """Free what the steps in `sealed` hold for nobody, now that the step `done` is sealed too."""
-        self.waiting.discard(done)
-        needed = self.kept + [read for step in self.plan if step.name in self.waiting for read in reads(step)]
+    def after(self, sealed: Collection[str]) -> None:
+        """Free what the steps in `sealed`, which this run has come to, hold for nobody."""
+        waiting = to_make(self.plan, self.store)  # anew each time: a step that is sealed and reclaimed may be among them
+        needed = self.kept + [read for step in self.plan if step.name in waiting for read in reads(step)]
         for step in self.plan:
             pattern = FREEABLE.get(step.stage.name)
             record = read_record(self.store.directory(step)) if pattern and step.name in sealed else None

@@ -132,6 +132,15 @@ def test_a_plan_that_is_cut_short_keeps_what_its_rest_needs(demo, store):
     assert record(store, steps, "merge").reclaimed and not record(store, steps, BASE_GGUF).reclaimed, "the base is still to be served"
 
 
+def test_what_a_reclaimed_step_is_to_be_made_of_again_stays(demo, store):
+    frugal(store, planned(demo, "ollama"))
+    pipeline.run(planned(demo, "vllm"), store, Maker())
+    steps = planned(demo, "llamacpp")
+    assert frugal(store, steps, only=until(steps, "gguf")).ran == [], "nobody in this part of the plan reads the files that went"
+    assert left(store, steps)["merge"] == ["model.safetensors"], "the rest does: its GGUF files are made of it"
+    assert frugal(store, steps).ran[0] == "gguf" and left(store, steps)["merge"] == []
+
+
 def test_the_same_recipe_again_makes_and_frees_nothing(demo, store, capsys):
     steps = planned(demo, "llamacpp")
     frugal(store, steps)
