@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from toolkit.compression import StoredFormat
+from toolkit.compression import STORED, StoredFormat
 from toolkit.fit.card import checked
 from toolkit.section import Fraction, Section
 
@@ -50,3 +50,10 @@ class Vllm(Section):
     """Further flags, as they are."""
     adapter: Placing = "merged"
     """`separate` serves the base in each of the variants with the adapter beside it (`bf16-adapter`); `both` is that and the merged model."""
+
+    @model_validator(mode="after")
+    def _stored_is_merged(self) -> Vllm:
+        stored = [variant for variant in self.variants if variant in STORED]
+        if stored and self.adapter == "separate":
+            raise ValueError(f"variants: {', '.join(stored)} is made of the merged model; set adapter to merged or both, or serve another variant")
+        return self

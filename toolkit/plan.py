@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapter import FurtherAdapter
 from toolkit.artifact import digest
 from toolkit.compression import STORED
 from toolkit.engine_settings import Placing
@@ -138,9 +139,7 @@ def _apart_drafts(lock: Lock, slices: Mapping[str, Any], engines: tuple[EngineNa
     if "ollama" in apart:
         inputs = {"gguf": "gguf-base", "model": _tuned(recipe), "dataset": "dataset", "lora": "lora"}
         yield Step("modelfile-adapter", STAGES["modelfile"], _base_modelfile(recipe, slices), inputs), _modelfile_templates(recipe)
-    if not set(MANY) & set(apart):
-        return
-    for one in recipe.serve.adapters:
+    for one in further_adapters(recipe, engines):
         arguments = {**imported(recipe, one), **lock.files(further(one.name))}
         train = f"adapter-{one.name}"
         yield Step(train, IMPORTED, arguments, {"base": "base"}, {"recipe_dir": lock.folder}), [lock.adapters[one.name]]
@@ -148,6 +147,12 @@ def _apart_drafts(lock: Lock, slices: Mapping[str, Any], engines: tuple[EngineNa
         yield Step(f"reference-{one.name}", STAGES["reference"], slices["reference"], inputs), []
         if "llamacpp" in apart:
             yield Step(f"lora-{one.name}", STAGES["lora"], slices["lora"], {"base": "base", "train": train}), []
+
+
+def further_adapters(recipe: Recipe, engines: tuple[EngineName, ...]) -> tuple[FurtherAdapter, ...]:
+    """Return those of serve.adapters that engines lay beside the recipe's own: all, or none where they serve merged models or take one alone."""
+    taken = any(is_apart(variant) for engine in set(MANY) & set(engines) for variant in variants(recipe, engine))
+    return recipe.serve.adapters if taken else ()
 
 
 def _base_modelfile(recipe: Recipe, slices: Mapping[str, Any]) -> dict[str, Any]:

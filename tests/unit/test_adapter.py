@@ -327,6 +327,13 @@ def test_further_adapters_are_imported_referenced_and_served_beside_the_own(demo
     assert not any("second" in name for name in (step.name for step in plan(resolve(recipe, demo_folder), ("ollama", "transformers"))))
 
 
+def test_the_memory_of_a_reference_is_asked_for_where_further_adapters_are_served_alone(demo, demo_folder, folder):
+    recipe = several(demo, folder, "second")
+    for engines, asked in {("ollama",): False, ("vllm",): True, ("transformers", "llamacpp"): True}.items():
+        case = review.case_of(recipe, demo_folder, None, engines)
+        assert case and ("fit reference" in {found.check for found in review.review(case)}) == asked, engines
+
+
 def test_a_further_adapter_moves_what_serves_it_alone_and_by_its_content(demo, demo_folder, folder):
     alone = {step.name: step.id for step in plan(resolve(several(demo, folder), demo_folder), ("llamacpp", "vllm"))}
     recipe = several(demo, folder, "second")
@@ -346,6 +353,7 @@ def test_a_further_adapter_moves_what_serves_it_alone_and_by_its_content(demo, d
         (("smollm2-demo-base",), {}, "smollm2-demo-base is the name of more than one model"),
         (("second",), {"llamacpp": {}, "vllm": {}, "ollama": {"adapter": "both"}}, "in vLLM or llama.cpp alone"),
         (("Second",), {}, "String should match pattern"),
+        ((), {"vllm": {"variants": ["bf16", "w4a16"], "adapter": "separate"}}, "w4a16 is made of the merged model"),
     ],
 )
 def test_adapters_that_cannot_be_told_apart_or_lie_nowhere_are_refused(demo, folder, names, serve, words):

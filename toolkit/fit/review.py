@@ -15,6 +15,7 @@ from toolkit.fit import GB, choice, serving, shape, storage, training
 from toolkit.fit.card import DRIVER, Card, present, smaller
 from toolkit.fit.estimate import gib
 from toolkit.fit.shape import Checkpoint
+from toolkit.plan import further_adapters
 from toolkit.recipe import EngineName, Recipe
 
 LINE = 125e6
@@ -132,7 +133,7 @@ def _merge(case: Case) -> Iterator[Finding]:
 
 
 def _reference(case: Case) -> Iterator[Finding]:
-    if case.recipe.gguf.source == "one_pass" or case.recipe.serve.adapters:
+    if case.recipe.gguf.source == "one_pass" or further_adapters(case.recipe, case.engines):
         shape = case.base.shape
         adapter = training.adapter_parameters(shape, training.Training.of_recipe(case.recipe)) if case.recipe.train else 0
         need = 4 * (shape.parameters + adapter)
