@@ -18,8 +18,7 @@ from typing import Any
 from toolkit.engines import engine
 from toolkit.engines.chat import Chat
 from toolkit.errors import ThinkshipError
-from toolkit.recipe import Think
-from toolkit.verify import Expectations, Finding, Probe, Tokens
+from toolkit.verify import Expectations, Finding, Probe
 from toolkit.verify.identity import Match, allowed, match
 
 Voices = Mapping[str, tuple[Probe, ...]]
@@ -38,7 +37,7 @@ class Heard:
     name: str
     match: Match
     stranger: str
-    """The other adapter whose reference it follows further than its own, empty where there is none."""
+    """The other adapter whose answer it is rather than its own, empty where there is none."""
 
 
 def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
@@ -54,7 +53,7 @@ def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
         return
     try:
         widths = {"in turn": 1, "at once": max(expectations.parallel, 2)}
-        rounds = {when: _heard(chat, expectations.think, voices, width) for when, width in widths.items()}
+        rounds = {when: _heard(chat, expectations, voices, width) for when, width in widths.items()}
     except ThinkshipError as error:
         message = f"not every adapter can be asked for its tokens: {error.message}"
         yield expectations.finding("adapters", name, status="fail", message=message, remedy=error.remedy or REMEDY)
@@ -62,7 +61,7 @@ def checks(chat: Chat, expectations: Expectations) -> Iterator[Finding]:
     yield _judged(name, expectations, voices, rounds)
 
 
-def _heard(chat: Chat, think: Think, voices: Voices, width: int) -> list[Heard]:
+def _heard(chat: Chat, expectations: Expectations, voices: Voices, width: int) -> list[Heard]:
     """Ask `width` questions at once: the first question of every adapter, then the second of every one, and so on."""
     names, known = tuple(voices), engine(chat.endpoint.engine)
     asked = [(name, probe) for row in zip_longest(*voices.values()) for name, probe in zip(names, row, strict=True) if probe]
@@ -72,18 +71,23 @@ def _heard(chat: Chat, think: Think, voices: Voices, width: int) -> list[Heard]:
         def ask(pair: tuple[str, Probe]) -> Heard:
             name, probe = pair
             answer = chats[name].tokens([{"role": "user", "content": probe.question}], len(probe.wanted))
-            return Heard(name, match(probe, answer, think), _stranger(name, probe, answer, voices, think))
+            others = {other: same for other, probes in voices.items() if other != name for same in probes if same.question == probe.question}
+            matches = {other: match(same, answer, expectations.think) for other, same in others.items()}
+            mine = match(probe, answer, expectations.think)
+            return Heard(name, mine, _stranger(mine, matches, allowed(expectations)[0]))
 
         with ThreadPoolExecutor(width) as pool:
             return list(pool.map(ask, asked))
 
 
-def _stranger(name: str, probe: Probe, answer: Tokens, voices: Voices, think: Think) -> str:
-    """Return whose reference an answer follows further than its own adapter's."""
-    others = {other: same for other, probes in voices.items() if other != name for same in probes if same.question == probe.question}
-    followed = {other: match(same, answer, think).equal for other, same in others.items()}
-    nearest = max(followed, key=lambda other: followed[other], default="")
-    return nearest if nearest and followed[nearest] > match(probe, answer, think).equal else ""
+def _stranger(mine: Match, others: Mapping[str, Match], least: float) -> str:
+    """Return whose answer it is rather than the adapter's own: the greater part of what another says from where the two part.
+
+    Where rounding chose another word, an answer may go along with another adapter's for a little; that tells nothing.
+    """
+    nearest = max(others, key=lambda other: others[other].equal, default="")
+    further = others[nearest].equal - mine.equal if nearest else 0
+    return nearest if further > 0 and further >= least * (others[nearest].wanted - mine.equal) else ""
 
 
 def _judged(name: str, expectations: Expectations, voices: Voices, rounds: Mapping[str, list[Heard]]) -> Finding:

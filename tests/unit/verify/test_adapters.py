@@ -48,7 +48,7 @@ class Base:
             self.running.append(wanted)
             wanted = self._answering(wanted, question)
         time.sleep(0.02)
-        tokens = said(wanted, question)
+        tokens = self._said(wanted, question)
         content = [{"token": token, "logprob": value, "bytes": None, "top_logprobs": []} for token, value in tokens]
         message = {"role": "assistant", "content": "".join(token for token, _ in tokens)}
         choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": {"content": content}}
@@ -64,6 +64,11 @@ class Base:
         (number,) = (entry["id"] for entry in body["lora"] if entry["scale"] == 1.0)
         assert [entry["id"] for entry in body["lora"]] == list(range(len(self.names))), "whatever is left out keeps a scale of its own"
         return self.names[number]
+
+    def _said(self, wanted: str, question: str) -> list[tuple[str, float]]:
+        """Say what the adapter says; `rounded`, one answer takes another word in the middle, which happens to be another adapter's."""
+        tokens = said(wanted, question)
+        return [*tokens[:5], (" for", -0.7), (" which", -0.1)] if self.fault == "rounded" and (wanted, question) == ("own", QUESTIONS[0]) else tokens
 
     def _answering(self, wanted: str, question: str) -> str:
         others = [other for other in self.running if other != wanted]
@@ -103,6 +108,12 @@ def test_an_adapter_that_answers_for_another_fails(serve, fault, words):
     assert finding.status == "fail" and words in " ".join(finding.evidence["faults"]) and "cache" in finding.remedy
     if fault == "cross":
         assert finding.evidence["adapters"]["own in turn"]["equal"] == 1.0, "asked one after the other it keeps them apart"
+
+
+def test_a_word_that_rounding_chose_is_not_taken_for_another_adapters_answer(serve):
+    like = tuple(Probe(one.question, (*one.wanted[:5], (" for", -0.1), (" certain", -0.1), *one.wanted[5:]), one.base) for one in probes("own"))
+    finding = found(serve, Base(("own", "second"), "rounded"), variant="bnb-nf4-adapter", adapters={"second": probes("second"), "third": like})
+    assert "third" not in {fault.split()[3] for fault in finding.evidence["faults"] if "answers as" in fault}, finding.evidence
 
 
 def test_adapters_that_answer_alike_are_said_to_prove_nothing(serve):
