@@ -383,7 +383,7 @@ def test_a_further_adapter_of_a_hub_is_locked_like_the_own(demo, folder, tmp_pat
     assert [file["path"] for file in step.recipe["files"]["source"]] == ["adapter_config.json"]
 
 
-def served_together(folder: Path, name: str, *names: str) -> tuple[str, ...]:
+def served_together(folder: Path, name: str, *names: str, gpu: bool = False) -> tuple[str, ...]:
     """Return the command line of an engine for a base with its own and further adapters beside it."""
     inputs = {"model": folder, "base": folder.parent, "train": folder.parent}
     inputs |= {f"adapter-{one}": folder.with_name(one) for one in names}
@@ -391,7 +391,7 @@ def served_together(folder: Path, name: str, *names: str) -> tuple[str, ...]:
         inputs |= {"lora": folder, "gguf": folder} | {f"lora-{one}": folder.with_name(one) for one in names}
     served = {"name": "sums", "context": 64, "parallel": 2, "vllm": {}}
     recipe = {"serve": served, "family": "qwq", "variant": "f16-adapter", "think": {}, "base": False, "adapters": names}
-    tools = Tools({name: Path("python")}, Path("/programs"), folder)
+    tools = Tools({name: Path("python")}, Path("/programs"), folder, gpu=gpu)
     return engine(name).launch(target(recipe, inputs), 8000, tools).argv
 
 
@@ -403,7 +403,10 @@ def test_vllm_has_room_for_every_adapter_in_one_batch(folder):
     place = argv.index("--lora-modules")
     others = [f"{name}={folder.with_name(name) / 'adapter'}" for name in ("second", "third")]
     assert list(argv[place + 1 : place + 4]) == [f"sums={folder}", *others] and argv[place + 4] == "--enable-lora"
-    assert argv[argv.index("--max-loras") + 1] == "3" and argv[argv.index("--max-lora-rank") + 1] == "128"
+    assert argv[argv.index("--max-loras") + 1] == "4", "on a CPU the base takes the last adapter's place: an empty one"
+    assert argv[argv.index("--max-lora-rank") + 1] == "128"
+    on_gpu = served_together(folder, "vllm", "second", "third", gpu=True)
+    assert on_gpu[on_gpu.index("--max-loras") + 1] == "3"
     (folder.with_name("third") / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 1, "use_dora": True}))
     with pytest.raises(InvalidError, match="cannot serve the adapter third beside its base: use_dora") as caught:
         served_together(folder, "vllm", "second", "third")
@@ -498,4 +501,5 @@ def test_a_variant_beside_its_base_is_exported_for_vllm_as_with_the_option(demo,
         finish(tmp_path / "x.yml", tmp_path / "store", ("vllm",))
         found[placed] = served(tmp_path / "x.yml", Wish("vllm", adapter=placed == "merged"), tmp_path / "store")
     assert found["separate"].args == found["merged"].args and found["separate"].adapter == found["merged"].adapter
+    assert [file.source for file in found["separate"].files].count("adapter_model.safetensors") == 1, "the files that are not served stay here"
     assert found["separate"].args.count("--lora-modules") == 1 and "second of serve.adapters are not" in capsys.readouterr().err

@@ -64,7 +64,7 @@ class Vllm(OpenAI):
             raise UsageError(f"vLLM serves {target.variant} on {reason}", "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any")
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
-            *(beside(target.served_name, target.adapter, others=target.adapters) if target.adapter else ("--served-model-name", target.served_name)),
+            *_named(target, tools.gpu),
             *("--host", tools.bind, "--port", str(port)),
             *("--max-model-len", str(target.context), "--shutdown-timeout", str(DRAIN_SECONDS)),
             *QUANTIZATION[target.variant],
@@ -106,7 +106,14 @@ class Vllm(OpenAI):
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
 
 
-def beside(name: str, adapter: Path, found_at: Path | None = None, others: Mapping[str, Path] = {}) -> tuple[str, ...]:
+def _named(target: Target, gpu: bool) -> tuple[str, ...]:
+    """Return the flags that say by which names a target's models are asked for."""
+    if target.adapter is None:
+        return ("--served-model-name", target.served_name)
+    return beside(target.served_name, target.adapter, gpu, others=target.adapters)
+
+
+def beside(name: str, adapter: Path, gpu: bool, found_at: Path | None = None, others: Mapping[str, Path] = {}) -> tuple[str, ...]:
     """Return the flags that lay an adapter over the model: it bears the served name, the base another. The server finds it at another path where
     one is given. `others` are further adapters by their names: any of them may be in one batch.
 
@@ -115,7 +122,9 @@ def beside(name: str, adapter: Path, found_at: Path | None = None, others: Mappi
     rank = max(_rank(one, folder) for one, folder in {name: adapter, **others}.items())
     places = {name: found_at or adapter.resolve(), **{one: folder.resolve() for one, folder in others.items()}}
     named = ("--served-model-name", f"{name}-base", "--lora-modules", *(f"{one}={place}" for one, place in places.items()))
-    return (*named, "--enable-lora", "--max-loras", str(len(places)), "--max-lora-rank", str(rank))
+    # On a CPU a request for the base takes the last place of a batch that holds adapters (vllm-project/vllm#48421): one that stays empty.
+    rooms = len(places) if gpu else len(places) + 1
+    return (*named, "--enable-lora", "--max-loras", str(rooms), "--max-lora-rank", str(rank))
 
 
 def _rank(name: str, adapter: Path) -> int:

@@ -175,7 +175,7 @@ def _launch(wish: Wish, moved: Target, gpu: bool, adapter: Path | None) -> tuple
     args = list(command.argv[command.argv.index("--model") :])
     if adapter:
         place = args.index("--served-model-name")
-        args[place : place + 2] = beside(moved.served_name, adapter, MODELS / adapter.parent.name / adapter.name)
+        args[place : place + 2] = beside(moved.served_name, adapter, gpu, MODELS / adapter.parent.name / adapter.name)
     return tuple(args), env
 
 
@@ -185,7 +185,7 @@ def _files(wish: Wish, given: Target, records: Mapping[str, Record]) -> Iterator
         assert given.model is not None
         yield from _below(given.model, records)
         for directory, record in records.items():
-            if wish.adapter and record.stage == "train":
+            if wish.adapter and record.step == "train":
                 yield from _below(Path(directory) / "adapter", records)
         return
     for path in (given.gguf, given.modelfile if wish.engine == "ollama" else None):
