@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pinned
 import pytest
-import speaking_base
 import yaml
 
 from toolkit import process, recipe_file
 from toolkit.plan import plan
 from toolkit.resolve import resolve
-from toolkit.stages import ROOT
+from toolkit.runners.cache import CACHE
+from toolkit.runners.environment import Environment, uv
+from toolkit.stages import ROOT, digest_files
 
 HERE = Path(__file__).parent
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 ROWS = 400
 """Rows that the trainers are given."""
+LENGTHENED = """
+import sys
+from safetensors.torch import load_file, save_file
+tensors = load_file(sys.argv[1])
+tensors["model.embed_tokens.weight"][-2:] *= 2
+save_file(tensors, sys.argv[2], {"format": "pt"})
+"""
+"""A program that makes the rows of the two tags twice as long."""
 Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment(name: str) -> Path:
-    """Return the folder of the environment that NAME.lock pins."""
-    return pinned.environment(HERE / f"{name}.lock", f"foreign-{name}")
+    """Return the folder of the environment that NAME.lock pins, made once."""
+    lock = HERE / f"{name}.lock"
+    folder = CACHE / "envs" / f"foreign-{name}-{digest_files((lock,))[:12]}"
+    if not (folder / ".complete").is_file():
+        python = folder / "bin" / "python"
+        process.run(process.Command((uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))))
+        process.run(process.Command((uv(), "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock))))
+        (folder / ".complete").touch()
+    return folder
 
 
 def run_trainer(argv: tuple[object, ...], folder: Path, **settings: str) -> None:
@@ -68,7 +84,11 @@ def base(thinkship: Thinkship, store: Path) -> Path:
 @pytest.fixture(scope="session")
 def speaking(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the base whose tags can be said, as a reasoning model's can: their rows are no longer the means of their pieces'."""
-    return speaking_base.make(base, tmp_path_factory.mktemp("speaking") / "model")
+    folder = tmp_path_factory.mktemp("speaking") / "model"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    argv = (Environment("train").install(), "-c", LENGTHENED, base / "model.safetensors", folder / "model.safetensors")
+    subprocess.run(tuple(map(str, argv)), check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 Every adapter's reference (images/train/reference.py) holds what base and adapter say to the same held-out questions. Each question is put to one
 adapter after the other, then all questions to all adapters together, so that batches mix them and each finds in the server's caches what another
 one's prompt left there. It proves that each name, or number, leads to its own adapter and that none colours another's answers; of two adapters
-whose references are alike nothing can be told, and the finding says so. It does not prove this of more adapters at once than the server's slots.
+whose references are alike nothing can be told, and the finding says so. It does not prove this of more adapters at once than the server's slots,
+nor of the base, which vLLM serves beside them under a name of its own.
 """
 
 from __future__ import annotations
