@@ -94,9 +94,10 @@ class Vllm(OpenAI):
         return "chat_template.jinja of the checkpoint"
 
     def settings(self, endpoint: Endpoint) -> Settings:
-        """Return the context length of the list of models: quantisation and sampling are told in its log alone."""
-        entry = next((entry for entry in listed(endpoint) if entry.get("id") == endpoint.model), {})
-        return Settings(context=entry.get("max_model_len"))
+        """Return the context length of the list of models, an adapter's from its base: quantisation and sampling are told in its log alone."""
+        entries = {entry.get("id"): entry for entry in listed(endpoint)}
+        mine = entries.get(endpoint.model, {})
+        return Settings(context=mine.get("max_model_len") or entries.get(mine.get("parent"), {}).get("max_model_len"))
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
         """Return them as they are: vLLM's chat requests have a field for each."""

@@ -87,6 +87,12 @@ def test_a_server_that_answers_nonsense_fails_with_its_words(serve, page):
     assert {finding.status for finding in seen.values()} == {"fail"} and all(finding.message and finding.remedy for finding in seen.values())
 
 
+def test_an_adapters_context_is_its_bases(serve):
+    entries = [{"id": "m-base", "max_model_len": 512}, {"id": "m", "parent": "m-base", "max_model_len": None}]
+    seen = found(serve(lambda request: send(request, json.dumps({"data": entries}))), "vllm")
+    assert seen["context_length"].status == "fail" and "512" in seen["context_length"].message
+
+
 WORDS = [f"word{number}" for number in range(60)]
 
 
