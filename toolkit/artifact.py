@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from toolkit.errors import BrokenError
 
 RECORD = "record.json"
+DRAFT = ".record.json"
+"""A record that is being written: what a kill leaves of it is replaced by the next one."""
 
 
 class FileEntry(BaseModel):
@@ -59,7 +61,8 @@ def sha256(path: Path) -> str:
 
 def files_of(directory: Path) -> Iterator[Path]:
     """Yield every file below a directory in sorted order, the record aside."""
-    yield from sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / RECORD)
+    records = (directory / RECORD, directory / DRAFT)
+    yield from sorted(path for path in directory.rglob("*") if path.is_file() and path not in records)
 
 
 def entry(directory: Path, path: Path) -> FileEntry:
@@ -77,7 +80,7 @@ def seal(directory: Path, **facts: Any) -> Record:
 
 def write_record(directory: Path, record: Record) -> None:
     """Write a record whole or not at all."""
-    draft = directory / f".{RECORD}"
+    draft = directory / DRAFT
     with draft.open("w", encoding="utf-8") as stream:
         stream.write(record.model_dump_json(indent=2) + "\n")
         stream.flush()

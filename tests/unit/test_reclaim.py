@@ -185,8 +185,7 @@ def test_another_plan_that_reads_what_goes_is_named(demo, store, capsys):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from toolkit import reclaim
-from toolkit.artifact import read_record
+from toolkit import artifact, reclaim
 
 gone = []
 
@@ -196,19 +195,29 @@ def unlink(path):
     gone.append(path)
     os.unlink(path)
 
-Path.unlink = unlink
-directory = Path(sys.argv[1])
-reclaim.free(directory, read_record(directory), sys.argv[2:])
+def replace(draft, record):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+when, directory = sys.argv[1], Path(sys.argv[2])
+if when == "removing":
+    Path.unlink = unlink
+else:
+    os.replace = replace
+reclaim.free(directory, artifact.read_record(directory), sys.argv[3:])
 """
-"""A program that frees files of a sealed directory and is killed when the first of them is gone."""
+"""A program that frees files of a sealed directory and is killed when the first of them is gone, or before its record says that they go."""
+
+
+def killed(when: str, directory: Path) -> None:
+    done = subprocess.run((sys.executable, "-c", KILLED, when, directory, F16, "model-q4_k_m.gguf"), cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_a_kill_in_the_middle_of_freeing_is_understood(demo, store, capsys):
     steps = planned(demo, "ollama")
     pipeline.run(steps, store, Maker())
     directory = store.directory(next(one for one in steps if one.name == "gguf"))
-    killed = subprocess.run((sys.executable, "-c", KILLED, directory, F16, "model-q4_k_m.gguf"), cwd=ROOT, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed("removing", directory)
     gguf = record(store, steps, "gguf")
     assert gguf.reclaimed and len(gguf.freed) == 2 and left(store, steps)["gguf"] == ["model-q4_k_m.gguf", "model-q8_0.gguf"], "one of two went"
     verify_files(directory, gguf, deep=True)
@@ -218,6 +227,16 @@ def test_a_kill_in_the_middle_of_freeing_is_understood(demo, store, capsys):
     pipeline.run(steps, store, maker)
     assert maker.ran == [] and left(store, steps)["gguf"] == ["model-q8_0.gguf"]
     assert "freeing it was interrupted" in capsys.readouterr().out
+
+
+def test_a_kill_before_the_record_says_so_has_freed_nothing(demo, store):
+    steps = planned(demo, "ollama")
+    pipeline.run(steps, store, Maker())
+    directory = store.directory(next(one for one in steps if one.name == "gguf"))
+    killed("writing", directory)
+    assert not record(store, steps, "gguf").reclaimed and len(left(store, steps)["gguf"]) == 3
+    assert frugal(store, steps).ran == [], "half a record is no file that somebody added"
+    assert left(store, steps)["gguf"] == ["model-q8_0.gguf"] and not list(directory.glob(".*"))
 
 
 def test_what_stays_is_watched_over_as_before(demo, store):
