@@ -86,10 +86,11 @@ loopback: .venv/.host ## the host package against real servers and terminals on 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
-test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about an hour on 2 cores)
+test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
 	@$(PYTEST) -n 2 --dist loadfile tests/programs
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
+	@$(PYTEST) tests/beside
 
 .PHONY: test-faults
 test-faults: .venv/.host ## plant faults in real engines and print which check finds each (THINKSHIP_TEST_STORE=a finished store)
@@ -100,7 +101,7 @@ test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for 
 	@$(PYTEST) tests/foreign $(if $(TRAINERS),-k $(TRAINERS))
 
 .PHONY: test-beside
-test-beside: .venv/.host ## two adapters beside one base in vLLM, llama.cpp and Ollama, trained, served and judged for real, on a disk that is freed on the way
+test-beside: .venv/.host ## of `make test`: two adapters beside one base in vLLM, llama.cpp and Ollama, trained, served and judged, on a disk that is freed on the way
 	@$(PYTEST) tests/beside
 
 .PHONY: test-images

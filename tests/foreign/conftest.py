@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pinned
 import pytest
 import yaml
 
 from toolkit import process, recipe_file
 from toolkit.plan import plan
 from toolkit.resolve import resolve
-from toolkit.runners.cache import CACHE
-from toolkit.runners.environment import Environment, uv
-from toolkit.stages import ROOT, digest_files
+from toolkit.runners.environment import Environment
+from toolkit.stages import ROOT
 
 HERE = Path(__file__).parent
 RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
@@ -37,15 +37,8 @@ Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment(name: str) -> Path:
-    """Return the folder of the environment that NAME.lock pins, made once."""
-    lock = HERE / f"{name}.lock"
-    folder = CACHE / "envs" / f"foreign-{name}-{digest_files((lock,))[:12]}"
-    if not (folder / ".complete").is_file():
-        python = folder / "bin" / "python"
-        process.run(process.Command((uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))))
-        process.run(process.Command((uv(), "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock))))
-        (folder / ".complete").touch()
-    return folder
+    """Return the folder of the environment that NAME.lock pins."""
+    return pinned.environment(HERE / f"{name}.lock", f"foreign-{name}")
 
 
 def run_trainer(argv: tuple[object, ...], folder: Path, **settings: str) -> None:
