@@ -44,22 +44,22 @@ def validate(recipe: Path) -> None:
 @STORE
 def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> None:
     """Print the steps that `run` would take, with their ids."""
-    from toolkit import console, release
+    from toolkit import console, runs
 
-    steps = release.steps(recipe, engines)
+    steps = runs.steps(recipe, engines)
     if as_json:
-        console.emit_json([release.described(step) for step in steps])
+        console.emit_json([runs.described(step) for step in steps])
     else:
-        console.show(release.table(steps, store))
+        console.show(runs.table(steps, store))
 
 
 @cli.command()
 @RECIPE
 def lock(recipe: Path) -> None:
     """Ask the hubs anew for a recipe's model and rows, and write commits and checksums to NAME.lock.json beside it."""
-    from toolkit import release
+    from toolkit import runs
 
-    release.lock(recipe)
+    runs.lock(recipe)
 
 
 @cli.command()
@@ -71,9 +71,9 @@ def lock(recipe: Path) -> None:
 @STORE
 def run(recipe: Path, engines: tuple[Any, ...], last: str | None, dry_run: bool, runner: str, store: Path) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
-    from toolkit import release
+    from toolkit import runs
 
-    release.start(recipe, engines, last, store, None if dry_run else runner)
+    runs.start(recipe, engines, last, store, None if dry_run else runner)
 
 
 @cli.command()
