@@ -12,6 +12,7 @@ import click
 from toolkit import __version__
 from toolkit.bench.command import bench
 from toolkit.chat.command import chat
+from toolkit.deployment.command import deploy, release, rollback
 from toolkit.errors import ThinkshipError
 from toolkit.export.command import export
 from toolkit.image_commands import images
@@ -210,14 +211,14 @@ def data() -> None:
 
 data.add_command(inspect)
 data.add_command(making.make)
-for command in (bench, chat, export, images):
+for command in (bench, chat, deploy, export, images, release, rollback):
     cli.add_command(command)
 
 
 @cli.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where one of them is not what the code says.")
 def docs(check: bool) -> None:
-    """Write docs/reference.md (commands, recipe keys, errors, exit codes) and docs/report.schema.json from the code."""
+    """Write docs/reference.md (commands, recipe keys, errors, exit codes) and the schemas of report.json and release.json from the code."""
     from toolkit import reference
 
     reference.write(check, cli)

@@ -1,0 +1,93 @@
+"""The commands deploy and rollback: everything is read and looked at first, then the plan is printed or done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.deployment import chart, cluster, compose, gate
+from toolkit.deployment.acts import Plan
+from toolkit.deployment.performing import Real, perform
+from toolkit.deployment.plan import Goal, deploy, rollback
+from toolkit.deployment.state import Deployed, Deployment, Ledger
+from toolkit.errors import UsageError
+from toolkit.export.place import parse
+from toolkit.release.document import Release, ReleasedEngine, load
+from toolkit.runners.containers import check_readable
+
+Look = Callable[[Ledger, Deployment, Deployed | None], Goal]
+GOALS: dict[str, Look] = {"compose": compose.here, "k8s": cluster.there}
+
+
+def bring(path: Path, to: Any, store: Path, *, name: str | None, engine: str | None, canary: int, dry_run: bool, **how: Any) -> None:
+    """Deploy a release: try it beside what serves, prove it, promote it or take it back.
+
+    UsageError, InvalidError, NotReadyError and BrokenError before anything is changed; BrokenError and FailedError after it was taken back.
+    """
+    release = load(path)
+    one = release.engine(engine)
+    ledger = Ledger(store, name or slug(release.model))
+    held = gate.gate(release, one, store)
+    wanted = _wanted(ledger, release, one, to, how)
+    with ledger.locked():
+        state = ledger.read(to, how["namespace"] or "")
+        plan = deploy(GOALS[to](ledger, state, wanted), state, wanted, canary)
+        if _shown(plan, dry_run):
+            return
+        perform(plan, Real(ledger, held), ledger.name)
+        _tell(ledger.read(to))
+
+
+def bring_back(name: str, to: Any, store: Path, dry_run: bool) -> None:
+    """Bring back what served before; errors as `bring`, NotReadyError where nothing did."""
+    ledger = Ledger(store, name)
+    with ledger.locked():
+        state = ledger.read(to)
+        wanted = None if state.candidate else state.previous
+        plan = rollback(GOALS[to](ledger, state, wanted), state)
+        if _shown(plan, dry_run):
+            return
+        perform(plan, Real(ledger), name)
+        _tell(ledger.read(to))
+
+
+def slug(model: str) -> str:
+    """Return the name of a deployment that is not given one: the served name, with what Kubernetes refuses replaced."""
+    return model.replace(".", "-").replace("_", "-").strip("-")[:40].rstrip("-")
+
+
+def _wanted(ledger: Ledger, release: Release, one: ReleasedEngine, to: str, how: dict[str, Any]) -> Deployed:
+    """Return the release as it is to be put to work; UsageError for options of the other place."""
+    if to == "compose":
+        alien = [f"--{key}" for key in ("model", "values", "secret", "namespace") if how[key] not in (None, ())]
+        if alien:
+            raise UsageError(f"{', '.join(alien)} are for a cluster", "--to k8s, or leave them out")
+        gate.require_files(one, ledger.store)
+        check_readable(ledger.store.resolve() / file.directory for file in one.files)
+        return Deployed(release=release, engine=one.engine, registry=how["registry"])
+    secret = "thinkship" if how["secret"] is None else how["secret"]
+    wish = chart.Wish(parse(how["model"] or "pvc://thinkship-models"), secret, how["registry"], chart.read(how["values"]))
+    given = chart.values(ledger.name, release, one, wish)
+    return Deployed(release=release, engine=one.engine, registry=how["registry"], values=given)
+
+
+def _shown(plan: Plan, dry_run: bool) -> bool:
+    """Print a plan that is not to be done, and say so where there is nothing to do."""
+    if not (plan.before or plan.trial):
+        console.say("nothing to do: this release serves already")
+        return True
+    if dry_run:
+        for line in plan.lines():
+            console.say(line)
+    return dry_run
+
+
+def _tell(state: Deployment) -> None:
+    """Say what serves now."""
+    if state.current:
+        before = f"; before it {state.previous.title}: thinkship rollback {state.name} --to {state.goal}" if state.previous else ""
+        console.say(f"\n{state.name}: {state.current.title} serves{before}")
+    else:
+        console.say(f"\n{state.name}: nothing is deployed")
