@@ -7,8 +7,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, assert_never
 
@@ -30,14 +30,13 @@ class Hands(Protocol):
         """Do it to its end; a ThinkshipError where that fails."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Real:
     """Does acts for real, the gate among them."""
 
     ledger: Ledger
     held: Gate | None = None
     """What a candidate is held against; none for a plan that proves nothing."""
-    done: list[Act] = field(default_factory=list)
 
     def do(self, act: Act) -> None:
         """Do an act and say so."""
@@ -57,12 +56,13 @@ class Real:
     def _run(self, act: Run) -> None:
         log = self.ledger.folder / "log"
         log.write_bytes(b"")
-        told = console.note if act.told else None
         try:
-            process.run(act.command, log=log, timeout=act.seconds, on_line=told, check=act.must)
+            process.run(act.command, log=log, timeout=act.seconds, on_line=console.note if act.told else None, check=act.must)
         except FailedError:
             if act.must:
                 raise
+        for line in process.tail(log).splitlines() if act.told else ():
+            console.note(line)
 
     def _prove(self, act: Prove) -> None:
         assert self.held
@@ -123,8 +123,7 @@ def key_of(access: Access) -> str | None:
 def reached(access: Access, log: Path) -> Iterator[None]:
     """Keep the way to a candidate open while the block runs; FailedError where it does not open."""
     if access.forward is None:
-        with nullcontext():
-            yield
+        yield
         return
     log.unlink(missing_ok=True)
     with process.start(access.forward, log=log) as running:

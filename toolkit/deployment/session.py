@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,22 @@ def bring(path: Path, to: Any, store: Path, *, name: str | None, engine: str | N
     ledger = Ledger(store, name or slug(release.model))
     held = gate.gate(release, one, store)
     wanted = _wanted(ledger, release, one, to, how)
-    with ledger.locked():
+    with nullcontext() if dry_run else ledger.locked():
         state = ledger.read(to, how["namespace"] or "")
         plan = deploy(GOALS[to](ledger, state, wanted), state, wanted, canary)
-        if _shown(plan, dry_run):
-            return
-        perform(plan, Real(ledger, held), ledger.name)
-        _tell(ledger.read(to))
+        _do(plan, Real(ledger, held), to, dry_run)
 
 
 def bring_back(name: str, to: Any, store: Path, dry_run: bool) -> None:
     """Bring back what served before; errors as `bring`, NotReadyError where nothing did."""
     ledger = Ledger(store, name)
-    with ledger.locked():
+    with nullcontext() if dry_run else ledger.locked():
         state = ledger.read(to)
+        if state == Deployment(name=name, goal=to, namespace=state.namespace):
+            raise UsageError(f"nothing is deployed as {name} from the store {store}", "name another deployment, or its store with --store")
         wanted = None if state.candidate else state.previous
         plan = rollback(GOALS[to](ledger, state, wanted), state)
-        if _shown(plan, dry_run):
-            return
-        perform(plan, Real(ledger), name)
-        _tell(ledger.read(to))
+        _do(plan, Real(ledger), to, dry_run)
 
 
 def slug(model: str) -> str:
@@ -73,15 +70,18 @@ def _wanted(ledger: Ledger, release: Release, one: ReleasedEngine, to: str, how:
     return Deployed(release=release, engine=one.engine, registry=how["registry"], values=given)
 
 
-def _shown(plan: Plan, dry_run: bool) -> bool:
-    """Print a plan that is not to be done, and say so where there is nothing to do."""
+def _do(plan: Plan, hands: Real, to: Any, dry_run: bool) -> None:
+    """Do a plan and say what serves then, or print it; say so where there is nothing to do."""
     if not (plan.before or plan.trial):
         console.say("nothing to do: this release serves already")
-        return True
-    if dry_run:
+    elif dry_run:
         for line in plan.lines():
             console.say(line)
-    return dry_run
+    else:
+        try:
+            perform(plan, hands, hands.ledger.name)
+        finally:
+            _tell(hands.ledger.read(to))
 
 
 def _tell(state: Deployment) -> None:
