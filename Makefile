@@ -101,6 +101,10 @@ test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for 
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images
 
+.PHONY: test-deploy
+test-deploy: .venv/.host ## releases on this host: tried, promoted, taken back, killed, under clients (Docker; THINKSHIP_TEST_STORE=a verified store)
+	@$(PYTEST) tests/deploy
+
 .PHONY: test-cluster
 test-cluster: .venv/.host ## the chart and the exports on a real cluster (KUBECONFIG, helm; THINKSHIP_TEST_STORE=a finished store)
 	@$(PYTEST) tests/cluster

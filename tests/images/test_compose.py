@@ -77,9 +77,10 @@ def compose() -> str:
     return "docker"
 
 
-def config(program: str, *profiles: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def config(program: str, *profiles: str, second: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     flags = [word for profile in profiles for word in ("--profile", profile)]
-    argv = [program, "compose", "--env-file", os.devnull, "--file", str(COMPOSE / "compose.yaml"), *flags, "config", "--format", "json"]
+    files = [word for name in ("compose.yaml", second) if name for word in ("--file", str(COMPOSE / name))]
+    argv = [program, "compose", "--env-file", os.devnull, *files, *flags, "config", "--format", "json"]
     clean = {name: value for name, value in os.environ.items() if name not in variables(COMPOSE / "compose.yaml")}
     return subprocess.run(argv, env={**clean, **environment}, capture_output=True, text=True, check=False)
 
@@ -96,6 +97,29 @@ def test_docker_compose_reads_vllms_flags_as_words(compose):
     command = json.loads(config(compose, "vllm", **NEEDED).stdout)["services"]["vllm"]["command"]
     assert command[:4] == ["--model", "/models/model", "--served-model-name", "demo"]
     assert command[command.index("--quantization") :][:2] == ["--quantization", "bitsandbytes"]
+
+
+PLACE = {"SLOT": "green", "FRONT": "net", "ENGINE_ENV": os.devnull, "ENGINE_ARGS": "--model '/models/a b' --alias demo", "GRACE": "90s"}
+
+
+@pytest.mark.parametrize("profile", PROFILES[:5])
+def test_docker_compose_takes_every_profile_as_a_place_of_a_deployment(compose, profile):
+    done = config(compose, profile, second="slot.yaml", **NEEDED, **PLACE)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (server,) = (service for name, service in found["services"].items() if name in SERVERS)
+    assert server["networks"] == {"front": {"aliases": ["green"]}} and server["stop_grace_period"] == "1m30s"
+    assert found["networks"]["front"] == {"name": "net", "ipam": {}, "external": True}
+    if not profile.startswith("ollama"):
+        assert server["command"] == ["--model", "/models/a b", "--alias", "demo"]
+
+
+def test_docker_compose_takes_the_proxy_as_the_door_of_a_deployment(compose, tmp_path):
+    done = config(compose, "proxy", second="front.yaml", **NEEDED, DEPLOYMENT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    proxy = json.loads(done.stdout)["services"]["proxy"]
+    assert (proxy["environment"]["ROUTE"], proxy["environment"]["NAME"]) == ("/deployment/route", "localhost")
+    assert {volume["target"] for volume in proxy["volumes"]} == {"/etc/caddy/Caddyfile", "/tls", "/state", "/deployment"}
 
 
 @pytest.mark.parametrize("name", NEEDED)
