@@ -40,10 +40,10 @@ class Cluster:
     """A free port of 127.0.0.1, for the way to the canary."""
 
     def placed(self, new: Deployed, old: Deployed | None) -> Deployed:
-        """Return the release with the way to its canary; UsageError where it serves with another engine, whose Service would be another."""
+        """Return the release as it is; UsageError where it serves with another engine, whose Service would be another."""
         if old and old.engine != new.engine:
             raise UsageError(f"{self.name} serves with {old.engine}, and {new.engine} has a Service of its own", "take another --name")
-        return new.model_copy(update={"port": self.port})
+        return new
 
     def mended(self, state: Deployment) -> Acts:
         """Return what ends Helm's belief that somebody is still at work, and takes away a canary that nobody knows of."""
@@ -110,12 +110,12 @@ class Cluster:
 
     def _access(self, one: Deployed) -> Access:
         place, kind = f"deployment/{canary_of(self.name)}-{one.engine}", engine(one.engine)
-        forward = self._kubectl("port-forward", place, f"{one.port}:{kind.port}")
+        forward = self._kubectl("port-forward", place, f"{self.port}:{kind.port}")
         given = one.values["apiKey"]
         if not kind.asks_for_key or not given.get("secret"):
-            return Access(one.port, forward)
+            return Access(self.port, forward)
         path = "jsonpath={.data." + given.get("key", "api-key").replace(".", r"\.") + "}"
-        return Access(one.port, forward, secret=self._kubectl("get", "secret", given["secret"], "--output", path))
+        return Access(self.port, forward, secret=self._kubectl("get", "secret", given["secret"], "--output", path))
 
     def _helm(self, *words: str) -> Command:
         return Command(("helm", *words, "--namespace", self.namespace))

@@ -46,6 +46,8 @@ def bring_back(name: str, to: Any, store: Path, dry_run: bool) -> None:
         if state == Deployment(name=name, goal=to, namespace=state.namespace):
             raise UsageError(f"nothing is deployed as {name} from the store {store}", "name another deployment, or its store with --store")
         wanted = None if state.candidate else state.previous
+        if wanted and to == "compose":
+            _require_store(ledger, wanted.served)
         plan = rollback(GOALS[to](ledger, state, wanted), state)
         _do(plan, Real(ledger), to, dry_run)
 
@@ -61,13 +63,18 @@ def _wanted(ledger: Ledger, release: Release, one: ReleasedEngine, to: str, how:
         alien = [f"--{key}" for key in ("model", "values", "secret", "namespace") if how[key] not in (None, ())]
         if alien:
             raise UsageError(f"{', '.join(alien)} are for a cluster", "--to k8s, or leave them out")
-        gate.require_files(one, ledger.store)
-        check_readable(ledger.store.resolve() / file.directory for file in one.files)
+        _require_store(ledger, one)
         return Deployed(release=release, engine=one.engine, registry=how["registry"])
     secret = "thinkship" if how["secret"] is None else how["secret"]
     wish = chart.Wish(parse(how["model"] or "pvc://thinkship-models"), secret, how["registry"], chart.read(how["values"]))
     given = chart.values(ledger.name, release, one, wish)
     return Deployed(release=release, engine=one.engine, registry=how["registry"], values=given)
+
+
+def _require_store(ledger: Ledger, one: ReleasedEngine) -> None:
+    """Check that the store holds what an engine serves, and that a container may read it; errors as `require_files`."""
+    gate.require_files(one, ledger.store)
+    check_readable(dict.fromkeys(ledger.store.resolve() / file.directory for file in one.files))
 
 
 def _do(plan: Plan, hands: Real, to: Any, dry_run: bool) -> None:

@@ -36,7 +36,8 @@ def test_a_cluster_that_can_be_deployed_to(tmp_path, monkeypatch):
 
 REFUSED = "echo '{}'; echo 'dial tcp 10.0.0.1:6443: connect: connection refused' >&2; exit 1"
 NO_SECRETS = 'case "$*" in *secrets*) exit 1;; esac'
-LACKING = "you may not create secrets, delete secrets, get secrets in the namespace team"
+LACKING = "you may not create secrets, get secrets in the namespace team"
+FEW = (("create", "secrets"), ("create", "services"), ("get", "secrets"))
 OLD = json.dumps({"serverVersion": {"major": "1", "minor": "26+", "gitVersion": "v1.26.3"}})
 
 
@@ -53,19 +54,21 @@ OLD = json.dumps({"serverVersion": {"major": "1", "minor": "26+", "gitVersion": 
         ({"get": "echo 'Error from server (NotFound): namespaces' >&2; exit 1"}, "there is no namespace team", "kubectl create namespace team"),
         (
             {"auth": 'case "$*" in *secrets*) exit 1;; esac'},
-            "you may not create secrets, delete secrets, get secrets in the namespace team",
+            LACKING,
             "role `edit`",
         ),
     ],
 )
 def test_what_keeps_us_from_a_cluster_is_said(tmp_path, monkeypatch, answer, words, remedy):
     stand_in(tmp_path, monkeypatch, kubectl=kubectl(**answer), helm="exit 0")
+    monkeypatch.setattr(seen, "GRANTS", FEW)
     with pytest.raises(NotReadyError, match=words) as error:
         seen.require("team")
     assert remedy in error.value.remedy
 
 
 def test_who_may_not_see_namespaces_may_deploy_to_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(seen, "GRANTS", FEW)
     stand_in(tmp_path, monkeypatch, kubectl=kubectl(get="echo 'Error from server (Forbidden)' >&2; exit 1"), helm="exit 0")
     seen.require("team")
 

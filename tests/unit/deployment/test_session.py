@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_rollback_starts_the_earlier_one_and_proves_nothing_again(file, store,
     found = ledger.read("compose")
     assert found.current and found.current.release == released and found.current.slot == "green" and found.previous and not proven
     assert "thinkship rollback smollm2-demo --to compose" in done.stdout
+
+
+def test_a_rollback_to_a_release_whose_files_are_gone_changes_nothing(file, store, host, released):
+    ledger = Ledger(store, "smollm2-demo")
+    state = Deployment(name="smollm2-demo", goal="compose").trying(wanted(released)).promoted()
+    with ledger.locked():
+        ledger.write(state.trying(wanted(released.model_copy(update={"id": "2" * 64}))).promoted().cleared())
+    (gguf,) = store.glob("gguf-????????????")
+    shutil.rmtree(gguf)
+    code, said = refused("rollback", "smollm2-demo", "--to", "compose", "--store", store)
+    assert code == 4 and f"lacks {gguf.name}" in said and not host.exists()
 
 
 def refused(*words: object) -> tuple[int, str]:

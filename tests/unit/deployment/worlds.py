@@ -4,11 +4,10 @@ request would reach.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from toolkit.deployment.acts import Act, Keep, Plan, Prove, Run, Write
 from toolkit.deployment.cluster import Cluster
@@ -146,7 +145,7 @@ class Host(World):
 
 @dataclass
 class Pods(World):
-    """A cluster: Helm releases with their revisions, each a pair of status and values."""
+    """A cluster: Helm releases with their revisions, each a pair of status and values; it reads JSON, which is YAML and faster."""
 
     helm: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -173,7 +172,7 @@ class Pods(World):
         super().do(act)
 
     def write(self, act: Write) -> None:
-        self.files[str(act.path)] = yaml.safe_load(act.text)
+        self.files[str(act.path)] = json.loads(act.text)
 
     def _begin(self, words: tuple[str, ...]) -> None:
         revisions = self.helm.setdefault(words[2], [])
