@@ -150,7 +150,9 @@ class Ledger:
     def locked(self) -> Iterator[None]:
         """Hold the deployment; NotReadyError where another command changes it."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            self.folder.chmod(0o755)  # the proxy's user reads its route here; others do not get as far
             handle = self.path.with_name(f".{self.name}.lock").open("w")
         except OSError as error:
             raise NotReadyError(f"{self.store} cannot be written: {error.strerror}", "deploy as the user to whom the store belongs") from error

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import socket
+import stat
 import sys
 
 import pytest
@@ -42,11 +44,18 @@ def test_a_command_that_never_ends_is_ended(hands):
         hands.do(Run("x", python("import time; time.sleep(30)"), 0.2))
 
 
-def test_a_file_is_written_whole_and_the_containers_user_may_read_it(hands, tmp_path):
-    path = hands.ledger.folder / "route"
-    for text in ("import nobody\n", "import whole blue:8080\n"):
-        hands.do(Write("x", path, text))
-        assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o644
+def test_a_file_is_written_whole_and_the_containers_user_may_read_it(tmp_path):
+    before = os.umask(0o077)
+    try:
+        hands = Real(Ledger(tmp_path, "demo"))
+        with hands.ledger.locked():
+            path = hands.ledger.folder / "route"
+            for text in ("import nobody\n", "import whole blue:8080\n"):
+                hands.do(Write("x", path, text))
+                assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (path.parent, path.parent.parent)] == [0o755, 0o700]
     assert [one.name for one in path.parent.iterdir()] == ["route"]
     with pytest.raises(NotReadyError, match="cannot be written: No such file"):
         hands.do(Write("x", tmp_path / "nowhere" / "route", ""))
