@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, assert_never
 
 from toolkit import console, process
 from toolkit.deployment.acts import Access, Act, Keep, Plan, Prove, Run, Write
 from toolkit.deployment.gate import Gate, pass_through
 from toolkit.deployment.state import Ledger
+from toolkit.deployment.way import reached
 from toolkit.engines import Endpoint, key_in
 from toolkit.errors import BrokenError, FailedError, NotReadyError, ThinkshipError
 
-FORWARDED = 30.0
-"""Seconds within which the way to a canary must be open."""
+ASKED = 30.0
+"""Seconds within which a cluster must tell a key."""
 
 
 class Hands(Protocol):
@@ -66,8 +62,8 @@ class Real:
 
     def _prove(self, act: Prove) -> None:
         assert self.held
-        with reached(act.access, self.ledger.folder / "forward.log"), console.bar() as bar:
-            endpoint = Endpoint(act.deployed.engine, act.access.url, act.deployed.release.model, key_of(act.access))
+        with reached(act.access, self.ledger.folder / "forward.log") as url, console.bar() as bar:
+            endpoint = Endpoint(act.deployed.engine, url, act.deployed.release.model, key_of(act.access))
             pass_through(endpoint, self.held, act.deployed, self.ledger.folder, lambda done, total, unit: bar.report(done, total, unit))
 
 
@@ -114,30 +110,6 @@ def key_of(access: Access) -> str | None:
         except OSError as error:
             raise NotReadyError(f"the API key cannot be read: {error}", "deploy as a user who may read it") from error
     try:
-        return base64.b64decode(process.run(access.secret, timeout=FORWARDED).output, validate=True).decode().strip()
+        return base64.b64decode(process.run(access.secret, timeout=ASKED).output, validate=True).decode().strip()
     except ValueError as error:
         raise BrokenError("the Secret with the API key does not hold one", "kubectl create secret generic …") from error
-
-
-@contextmanager
-def reached(access: Access, log: Path) -> Iterator[None]:
-    """Keep the way to a candidate open while the block runs; FailedError where it does not open."""
-    if access.forward is None:
-        yield
-        return
-    log.unlink(missing_ok=True)
-    with process.start(access.forward, log=log) as running:
-        end = time.monotonic() + FORWARDED
-        while not _open(access.port):
-            if not running.alive() or time.monotonic() > end:
-                raise FailedError(f"the way to the canary does not open: {running.tail(5)}", f"the command was: {access.forward}")
-            time.sleep(0.1)
-        yield
-
-
-def _open(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False

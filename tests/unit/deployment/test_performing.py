@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
 import stat
 import sys
 
@@ -11,7 +10,7 @@ from worlds import wanted
 
 from toolkit.deployment import gate, performing
 from toolkit.deployment.acts import Access, Keep, Prove, Run, Write
-from toolkit.deployment.performing import Real, key_of, reached
+from toolkit.deployment.performing import Real, key_of
 from toolkit.deployment.state import Deployment, Ledger
 from toolkit.errors import BrokenError, FailedError, NotReadyError
 from toolkit.process import Command
@@ -87,21 +86,3 @@ def test_a_key_comes_from_a_file_a_secret_or_nowhere(tmp_path):
         key_of(Access(1, key_file=tmp_path / "none"))
     with pytest.raises(BrokenError, match="does not hold one"):
         key_of(Access(1, secret=python("print('no base 64!')")))
-
-
-FORWARD = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(30)"
-
-
-def test_the_way_to_a_canary_is_open_while_it_is_asked_and_closed_then(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with reached(Access(port, forward=python(FORWARD.format(port=port))), tmp_path / "log"):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1)
-
-
-def test_a_way_that_does_not_open_is_said_with_its_words(tmp_path):
-    failing = python("import sys; print('error: unable to forward', file=sys.stderr); sys.exit(1)")
-    with pytest.raises(FailedError, match="does not open: error: unable to forward"), reached(Access(1, forward=failing), tmp_path / "log"):
-        pass
