@@ -59,7 +59,7 @@ class Streams:
 
     def _ask(self, number: int) -> None:
         headers = {} if self.kept else {"Connection": "close"}
-        trusted = DefaultHttpxClient(verify=ssl.create_default_context(cafile=self.trust)) if self.trust else None
+        trusted = DefaultHttpxClient(verify=ssl.create_default_context(cafile=self.trust), trust_env=False) if self.trust else None
         with OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=100, default_headers=headers, http_client=trusted) as client:
             turn = 0
             while not self._stop.is_set():

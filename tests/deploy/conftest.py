@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,6 @@ def engine() -> None:
         run("docker", "info", timeout=20)
     except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
         skip_or_fail(f"no Docker engine: {error}")
-    ensure(image("llamacpp"))
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +97,7 @@ def caddy(engine: None) -> str:
 @pytest.fixture(scope="session")
 def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's verified store: THINKSHIP_TEST_STORE, or made here in six minutes."""
+    ensure(image("llamacpp"))
     root = Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
     run(sys.executable, "-m", "toolkit.cli", "run", str(RECIPE), "--store", str(root), cwd=ROOT, timeout=2400)
     for folder in (root, *root.parents):
@@ -107,7 +107,13 @@ def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def host(store: Path, caddy: str, tmp_path: Path) -> Iterator[Host]:
+def host(store: Path, place: Host) -> Host:
+    """A deployment from the verified store."""
+    return replace(place, store=store)
+
+
+@pytest.fixture
+def place(caddy: str, tmp_path: Path) -> Iterator[Host]:
     """A deployment that is gone at the end, with its networks and volumes."""
     key = tmp_path / "api_key"
     key.write_text(secrets.token_hex(16))
@@ -118,7 +124,7 @@ def host(store: Path, caddy: str, tmp_path: Path) -> Iterator[Host]:
     (tmp_path / "tls").mkdir(mode=0o755)
     name = f"test-{secrets.token_hex(3)}"
     settings = {"CADDY_IMAGE": caddy, "PROXY_PORT": "18444", "API_KEY_FILE": str(key), "TLS_DIR": str(tmp_path / "tls"), "MEMORY": "4g"}
-    yield Host(store, name, key, 18444, {**os.environ, "PYTHONPATH": str(ROOT), **settings})
+    yield Host(tmp_path, name, key, 18444, {**os.environ, "PYTHONPATH": str(ROOT), **settings})
     label = "label=com.docker.compose.project=thinkship-" + name
     for part in ("-blue", "-green", ""):
         for kind, remove in (("ps --all", "rm --force --volumes"), ("network ls", "network rm"), ("volume ls", "volume rm")):
