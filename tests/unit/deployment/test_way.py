@@ -14,6 +14,8 @@ from toolkit.deployment.way import reached
 from toolkit.errors import FailedError
 from toolkit.process import Command
 
+pytestmark = pytest.mark.loopback
+
 ECHO = """
 import socket, sys
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
