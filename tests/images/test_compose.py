@@ -118,7 +118,7 @@ def test_docker_compose_takes_the_proxy_as_the_door_of_a_deployment(compose, tmp
     done = config(compose, "proxy", second="front.yaml", **NEEDED, DEPLOYMENT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     proxy = json.loads(done.stdout)["services"]["proxy"]
-    assert (proxy["environment"]["ROUTE"], proxy["environment"]["NAME"]) == ("/deployment/route", "localhost")
+    assert (proxy["environment"]["ROUTE"], proxy["environment"]["NAME"]) == ("deployed", "localhost")
     assert {volume["target"] for volume in proxy["volumes"]} == {"/etc/caddy/Caddyfile", "/tls", "/state", "/deployment"}
 
 

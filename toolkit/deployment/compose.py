@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import gcd
 from pathlib import Path
 
 from toolkit import process, serving
@@ -26,8 +25,10 @@ GPU = {"vllm": "vllm-gpu", "ollama": "ollama-gpu"}
 """The services of compose.yaml that use GPUs."""
 PROFILES = {"vllm-gpu": "gpu"}
 """Profiles that are not called as their service."""
-ADMIN = "127.0.0.1:2019"
-"""Where the proxy takes a new route, within its container alone; compose/front.yaml says the same."""
+NOBODY = "nobody nobody 0000\n"
+"""The route before the first release has passed."""
+OF_ALL = 0x10000
+"""What the share of a route is a part of: the proxy holds four hexadecimal digits of chance against it (compose/Caddyfile)."""
 SPARE = 60
 """Seconds beside those that a program should take."""
 
@@ -66,7 +67,7 @@ class Compose:
 
     def started(self, old: Deployed | None, new: Deployed) -> Acts:
         """Return what starts a release; the proxy first, whose network it joins, and which has nobody to ask before the first promotion."""
-        closed = () if old else (Write("nobody is asked before the first release has passed", self.folder / "route", "import nobody\n"),)
+        closed = () if old else (Write("nobody is asked before the first release has passed", self.folder / "route", NOBODY),)
         served = new.served
         settings = "".join(f"{name}={value}\n" for name, value in sorted(served.env.items()))
         words = ("up", "--detach", "--wait", "--no-build", "--remove-orphans", "--wait-timeout", str(served.startup_seconds))
@@ -105,9 +106,7 @@ class Compose:
         return (waiting, ends) if gone.engine == "ollama" else (ends,)
 
     def _routed(self, why: str, route: str, one: Deployed) -> Acts:
-        words = ("caddy", "reload", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile", "--address", ADMIN)
-        reload = Run("the proxy takes the route, and ends no answer that has begun", self._front(one, "exec", "-T", "proxy", *words), SPARE)
-        return (Write(why, self.folder / "route", route), self._door(one), reload)
+        return (Write(why, self.folder / "route", route), self._door(one))
 
     def _door(self, one: Deployed) -> Act:
         words = ("up", "--detach", "--wait", "--no-build", "--no-recreate")
@@ -164,14 +163,13 @@ def address(one: Deployed) -> str:
 
 
 def whole(one: Deployed) -> str:
-    """Return the route to one release: a snippet of compose/Caddyfile."""
-    return f"import whole {address(one)}\n"
+    """Return the route to one release: who is asked of a share, who of the rest, and the share."""
+    return f"{address(one)} {address(one)} 0000\n"
 
 
 def share(old: Deployed, new: Deployed, percent: int) -> str:
-    """Return the route that gives the new release so many of a hundred requests, in the shortest turn: Caddy gives each its share in one go."""
-    step = gcd(percent, 100)
-    return f"import share {address(new)} {address(old)} {percent // step} {(100 - percent) // step}\n"
+    """Return the route that gives the new release so many of a hundred requests."""
+    return f"{address(new)} {address(old)} {OF_ALL * percent // 100:04x}\n"
 
 
 def here(ledger: Ledger, state: Deployment, wanted: Deployed | None) -> Compose:

@@ -43,17 +43,15 @@ def test_a_second_release_is_started_shared_and_proven_beside_the_first(old, new
     front = f"docker compose --project-name thinkship-demo {FILES} --file {COMPOSE}/front.yaml --profile proxy"
     green = f"docker compose --project-name thinkship-demo-green {FILES} --file {COMPOSE}/slot.yaml --profile llamacpp"
     door = f"{front} up --detach --wait --no-build --no-recreate"
-    reload = "caddy reload --config /etc/caddy/Caddyfile --adapter caddyfile --address 127.0.0.1:2019"
     assert lines(GOAL.tried(old, new, 10)) == [
         door,
         "/store/deployments/demo/green.env: ",
         f"{green} up --detach --wait --no-build --remove-orphans --wait-timeout 60",
-        "/store/deployments/demo/route: import share green:8080 blue:8080 1 9",
+        "/store/deployments/demo/route: green:8080 blue:8080 1999",
         door,
-        f"{front} exec -T proxy {reload}",
         "verify http://127.0.0.1:40001/v1",
     ]
-    assert lines(GOAL.promoted(old, new))[0] == "/store/deployments/demo/route: import whole green:8080"
+    assert lines(GOAL.promoted(old, new))[0] == "/store/deployments/demo/route: green:8080 green:8080 0000"
     assert lines(GOAL.retired(old, new)) == [green.replace("green", "blue") + " down --remove-orphans"]
 
 
@@ -77,28 +75,26 @@ def test_every_variable_that_the_files_need_is_given_and_no_other(new):
         assert asked(file) <= set(command.env) <= asked(file, "compose.yaml")
 
 
-def test_the_places_have_every_service_of_compose_and_the_proxys_address_is_the_same_word_everywhere():
+def test_the_places_have_every_service_of_compose_and_the_door_a_snippet_of_the_proxys():
     slot, front = (yaml.safe_load((COMPOSE / name).read_text(encoding="utf-8")) for name in ("slot.yaml", "front.yaml"))
     base = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert set(slot["services"]) == set(base) - {"proxy", "proxy-init", "ollama-init"}
     assert all(set(service["networks"]) == {"front"} for service in slot["services"].values())
     assert {name for name, service in slot["services"].items() if "command" in service} == {"vllm", "vllm-gpu", "llamacpp"}
-    assert front["services"]["proxy"]["environment"] == {"ROUTE": "/deployment/route", "ADMIN": compose.ADMIN}
     caddy = (COMPOSE / "Caddyfile").read_text(encoding="utf-8")
-    for snippet in ("whole", "share", "nobody"):
-        assert f"\n({snippet}) {{\n" in caddy
+    assert f"\n({front['services']['proxy']['environment']['ROUTE']}) {{\n" in caddy
     assert "flush_interval" not in caddy.replace("`flush_interval -1`", ""), "it keeps an engine at work for a client that hung up"
 
 
-def test_a_share_is_dealt_in_the_shortest_turn(old, new):
-    assert [share(old, new, percent).split()[-2:] for percent in (10, 25, 33, 50, 90)] == [
-        ["1", "9"],
-        ["1", "3"],
-        ["33", "67"],
-        ["1", "1"],
-        ["9", "1"],
-    ]
-    assert whole(new) == "import whole green:8080\n"
+def test_the_proxy_reads_every_route_that_is_written(old, new):
+    (pattern,) = re.findall(r"^\t\t~(\S+) \$\{1\} \$\{2\} \$\{3\}$", (COMPOSE / "Caddyfile").read_text(encoding="utf-8"), re.MULTILINE)
+    shares = {percent: share(old, new, percent) for percent in range(1, 100)}
+    for route in (compose.NOBODY, whole(new), *shares.values()):
+        assert re.match(pattern, route), route
+    for percent, route in shares.items():
+        part = re.match(pattern, route)[3]
+        below = sum(f"{chance:04x}" < part for chance in range(0x10000))
+        assert abs(below / 0x10000 - percent / 100) < 0.0001, "the proxy compares them as text"
 
 
 def test_without_a_share_the_route_stays_as_it_is(old, new):
@@ -108,12 +104,12 @@ def test_without_a_share_the_route_stays_as_it_is(old, new):
 
 def test_before_the_first_release_has_passed_the_proxy_has_nobody_to_ask(old):
     first = GOAL.tried(None, old, 10)[0]
-    assert isinstance(first, Write) and (first.path.name, first.text) == ("route", "import nobody\n")
+    assert isinstance(first, Write) and (first.path.name, first.text) == ("route", "nobody nobody 0000\n")
 
 
 def test_what_fails_is_taken_away_after_the_requests_go_elsewhere_and_the_proxy_with_the_last(old, new):
     acts = lines(GOAL.removed(new, old))
-    assert acts[0].endswith("route: import whole blue:8080") and acts[-1].endswith("down --remove-orphans") and "green" in acts[-1]
+    assert acts[0].endswith("route: blue:8080 blue:8080 0000") and acts[-1].endswith("down --remove-orphans") and "green" in acts[-1]
     alone = lines(GOAL.removed(old, None))
     assert ["blue" in line for line in alone] == [True, False] and all(" down" in line for line in alone)
 

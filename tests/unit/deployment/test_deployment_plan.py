@@ -208,7 +208,7 @@ def test_a_kill_while_it_is_taken_back_is_gone_on_from_too(world, bring, release
     assert number >= 9, "each act of the way back was the last one once"
 
 
-@pytest.mark.parametrize("word", ["up", "exec", "upgrade"])
+@pytest.mark.parametrize("word", ["up", "upgrade"])
 def test_a_command_that_fails_takes_the_new_one_back(world, bring, releases, word):
     place = world()
     bring(place, "a")

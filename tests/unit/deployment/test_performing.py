@@ -49,7 +49,7 @@ def test_a_file_is_written_whole_and_the_containers_user_may_read_it(tmp_path):
         hands = Real(Ledger(tmp_path, "demo"))
         with hands.ledger.locked():
             path = hands.ledger.folder / "route"
-            for text in ("import nobody\n", "import whole blue:8080\n"):
+            for text in ("nobody nobody 0000\n", "blue:8080 blue:8080 0000\n"):
                 hands.do(Write("x", path, text))
                 assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o644
     finally:

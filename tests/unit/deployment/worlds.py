@@ -86,7 +86,7 @@ class World:
 
 @dataclass
 class Host(World):
-    """A host: projects that are up, the proxy, and the route that it has read."""
+    """A host: projects that are up, the proxy, and the route that it reads."""
 
     ids: dict[str, str] = field(default_factory=dict)
     """Tag -> id of the release."""
@@ -94,7 +94,6 @@ class Host(World):
     """Slot -> id of the release in it."""
     files: dict[Path, str] = field(default_factory=dict)
     proxy: bool = False
-    route: str = ""
 
     def goal(self) -> Goal:
         return Compose("demo", Path("/store"), Path("/store/deployments/demo"), 40000)
@@ -110,14 +109,14 @@ class Host(World):
         else:
             self._slot(project.rpartition("-")[2], verb, env)
 
+    @property
+    def route(self) -> str:
+        return self.files.get(Path("/store/deployments/demo/route"), "")
+
     def _proxy(self, verb: str) -> None:
-        written = self.files.get(Path("/store/deployments/demo/route"), "")
-        if verb == "up" and not self.proxy:
-            assert written, "the proxy cannot start without a route"
-            self.proxy, self.route = True, written
-        elif verb == "exec":
-            assert self.proxy, "a proxy that does not run takes no route"
-            self.route = written
+        if verb == "up":
+            assert self.route, "the proxy is not started before its route is written"
+            self.proxy = True
         elif verb == "down":
             assert not self.up, "its network is in use"
             self.proxy = False
