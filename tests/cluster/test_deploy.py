@@ -20,6 +20,7 @@ from streams import Streams
 
 from toolkit.artifact import read_record
 from toolkit.deployment.state import Deployment, Ledger
+from toolkit.images import ensure, image
 from toolkit.release.document import Commits, Release, ReleasedFile, identity, load, write
 from toolkit.release.making import cut
 from toolkit.stages import ROOT
@@ -77,6 +78,8 @@ def verified(store: Path) -> Path:
 @pytest.fixture
 def team(namespace: Namespace, verified: Path, tmp_path: Path) -> Iterator[Team]:
     good = cut(RECIPE, verified, Commits(thinkship="1" * 40, recipe="1" * 40))
+    for name in ("verify", "llamacpp"):
+        ensure(image(name))
     bring(good.tools, good.engines[0].image)
     values = {"engines": {"llamacpp": {"resources": LIGHT, "service": {"type": "NodePort"}, "replicas": 2}}}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
