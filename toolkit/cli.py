@@ -11,6 +11,7 @@ import click
 
 from toolkit import __version__
 from toolkit.bench.command import bench
+from toolkit.bundle.command import bundle
 from toolkit.chat.command import chat
 from toolkit.deployment.command import deploy, release, rollback
 from toolkit.errors import ThinkshipError
@@ -211,7 +212,7 @@ def data() -> None:
 
 data.add_command(inspect)
 data.add_command(making.make)
-for command in (bench, chat, deploy, export, images, release, rollback):
+for command in (bench, bundle, chat, deploy, export, images, release, rollback):
     cli.add_command(command)
 
 
