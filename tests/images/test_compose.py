@@ -16,9 +16,11 @@ from skips import skip_or_fail
 from toolkit.stages import IMAGES, ROOT
 
 COMPOSE = ROOT / "compose"
-PROFILES = ("vllm", "gpu", "ollama", "ollama-gpu", "llamacpp", "proxy")
-SERVERS = {"vllm", "vllm-gpu", "ollama", "ollama-gpu", "llamacpp", "proxy"}
-ONCE = {"ollama-init", "proxy-init"}
+PROFILES = ("vllm", "gpu", "ollama", "ollama-gpu", "llamacpp", "proxy", "monitoring", "monitoring-gpu")
+SERVERS = {"vllm", "vllm-gpu", "ollama", "ollama-gpu", "llamacpp", "proxy", "prometheus", "grafana", "watch", "watch-gpu"}
+STARTED = {"gpu": {"vllm-gpu"}, "monitoring": {"prometheus", "grafana", "watch"}, "monitoring-gpu": {"prometheus", "grafana", "watch-gpu"}}
+"""Servers of the profiles that are not called by their one server."""
+ONCE = {"ollama-init", "proxy-init", "monitoring-init"}
 NEEDED = {"MODEL_DIR": "/models", "MODEL_NAME": "demo", "TAG": "local"}
 
 
@@ -59,15 +61,16 @@ def test_every_server_is_checked_and_published_on_loopback_unless_asked(source):
     for name in SERVERS:
         service = source["services"][name]
         assert service["healthcheck"]["test"][0] == "CMD" and "stop_grace_period" in service, name
-        assert all(port.startswith(("${BIND:-127.0.0.1}:", "${PROXY_BIND:-127.0.0.1}:")) for port in service["ports"]), name
+        assert all(port.startswith(("${BIND:-127.0.0.1}:", "${PROXY_BIND:-127.0.0.1}:")) for port in service.get("ports", ())), name
 
 
 def test_a_job_that_runs_once_has_no_network(source):
     assert {name: source["services"][name]["network_mode"] for name in ONCE} == dict.fromkeys(ONCE, "none")
 
 
-def test_the_proxy_is_the_pinned_one():
-    assert f"CADDY_IMAGE={variables(COMPOSE / 'compose.yaml')['CADDY_IMAGE'].removeprefix(':-')}" in (IMAGES / "base.env").read_text().split()
+@pytest.mark.parametrize("name", ["CADDY_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE"])
+def test_what_others_make_is_pinned(name):
+    assert f"{name}={variables(COMPOSE / 'compose.yaml')[name].removeprefix(':-')}" in (IMAGES / "base.env").read_text().split()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_docker_compose_takes_every_profile(compose, profile):
     done = config(compose, profile, **NEEDED)
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout)["services"]
-    assert [name for name in services if name in SERVERS] == [{"gpu": "vllm-gpu"}.get(profile, profile)]
+    assert {name for name in services if name in SERVERS} == STARTED.get(profile, {profile})
 
 
 def test_docker_compose_reads_vllms_flags_as_words(compose):

@@ -19,6 +19,8 @@ from toolkit.export.values import values
 COMPOSES = ("--model", "--served-model-name", "--max-model-len", "--max-num-seqs", "--shutdown-timeout", "--enforce-eager", "--host", "--port")
 """Flags that compose.yaml gives vLLM itself."""
 GPU_PROFILES = {"vllm": "gpu", "ollama": "ollama-gpu"}
+SERVICES = {"vllm": "vllm:8000", "gpu": "vllm-gpu:8000", "ollama": "ollama:11434", "ollama-gpu": "ollama-gpu:11434", "llamacpp": "llamacpp:8080"}
+"""Where the engine of each of compose's profiles answers."""
 CLAIM = "pvc://thinkship-models"
 
 
@@ -33,7 +35,9 @@ def serving(one: Served) -> Serving:
             own = {"MODELFILE": Path(one.env["MODELFILE"]).relative_to(MODELS).as_posix()}
         case _:
             own = {"GGUF": one.checkpoint}
-    return Serving(profile=GPU_PROFILES[one.engine] if one.gpus else one.engine, settings={**shared, **own})
+    profile = GPU_PROFILES[one.engine] if one.gpus else one.engine
+    where = {"UPSTREAM": SERVICES[profile], "WATCHED": f"http://{SERVICES[profile]}/v1"}
+    return Serving(profile=profile, settings={**shared, **own, **where})
 
 
 def chart_values(several: Sequence[Served], secret: str = "thinkship") -> bytes:

@@ -122,6 +122,8 @@ def test_it_ends_with_the_next_command_and_its_settings(saved, store):
     assert (store / ollama["MODELFILE"]).is_file()
     assert (store / vllm["VLLM_MODEL"] / "config.json").is_file() and "--reasoning-parser qwen3" in vllm["VLLM_ARGS"]
     assert "--served-model-name" not in vllm["VLLM_ARGS"] and "--model " not in vllm["VLLM_ARGS"]
+    services = yaml.safe_load((folder / "compose" / "compose.yaml").read_text())["services"]
+    assert {one["UPSTREAM"].partition(":")[0] for one in (llamacpp, ollama, vllm)} <= set(services)
     described = (ROOT / "compose" / ".env.example").read_text(encoding="utf-8")
     assert not [name for one in (llamacpp, ollama, vllm) for name in one if f"{name}=" not in described]
     assert set(yaml.safe_load((folder / "values.yaml").read_text())["engines"]) == {"vllm", "ollama", "llamacpp"}
