@@ -84,8 +84,9 @@ loopback: .venv/.host ## the host package against real servers and terminals on 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
-test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults (about an hour on 2 cores)
+test: unit loopback ## units, bad servers, stage programs, alert rules, the report in a browser, the whole chain with all four real engines, kills, faults (about an hour on 2 cores)
 	@$(PYTEST) -n 2 --dist loadfile tests/programs
+	@$(PYTEST) tests/monitoring
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
 
