@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from toolkit import __version__, console, recipe_file
 from toolkit.bundle import archive, contents, deployment, layout, shelf
-from toolkit.bundle.archive import Wanted, fill
+from toolkit.bundle.archive import Slot, Wanted, fill
 from toolkit.bundle.contents import Item, Wish
 from toolkit.bundle.manifest import Image, Manifest, Member, words
 from toolkit.errors import BrokenError, InvalidError, NotReadyError, UsageError
@@ -132,13 +132,19 @@ def _write(manifest: Manifest, items: dict[str, Item], part: Path) -> None:
             source = own[slot.path] if slot.path in own else items[slot.path].source
             with _open(source) as stream:
                 if not fill(sink, Wanted(slot.data, slot.size, slot.sha256), stream, count):
-                    raise BrokenError(f"{source if isinstance(source, Path) else slot.path} was changed", "the same command plans anew")
+                    raise _changed(slot, source)
             sink.seek(slot.data + slot.size)
             sink.write(bytes(slot.padding))
         sink.truncate(places[-1].end)
         sink.truncate(total)
         sink.flush()
         os.fsync(sink.fileno())
+
+
+def _changed(slot: Slot, source: Path | bytes) -> BrokenError:
+    where = source if isinstance(source, Path) else slot.path
+    sealed = slot.path.startswith("store/")
+    return BrokenError(f"{where} was changed", "rm -r its directory and run the recipe again" if sealed else "run the same command again")
 
 
 @contextmanager

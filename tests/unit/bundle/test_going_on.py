@@ -15,9 +15,10 @@ import pytest
 from bundles import ENGINES, load, manifest, named, save, saved, sealed, store
 from conftest import DEMO
 from skips import skip_or_fail
+from small_disk import mounted
 
 from toolkit.artifact import read_record, verify_files
-from toolkit.bundle import archive
+from toolkit.bundle import archive, loading, saving
 from toolkit.stages import ROOT
 
 pytestmark = pytest.mark.loopback  # processes of their own, and files of megabytes
@@ -136,3 +137,27 @@ def test_a_load_needs_no_network_at_all(saved, store):
     done = subprocess.run((*apart, sys.executable, "-m", "toolkit.cli", *words), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "docker compose" in done.stdout, done.stderr
     assert named(store) == manifest(saved)["directories"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_ends_it_and_with_more_room_it_goes_on(whole, tmp_path, monkeypatch):
+    """As when something else takes the room after it was checked."""
+    with mounted(tmp_path / "disk", 12) as disk:
+        monkeypatch.setattr(loading, "SPARE", -(1 << 30))
+        done = load(whole, disk / "store")
+        assert done.returncode == 4 and "the disk is full" in done.stderr and "the same command goes on" in done.stderr
+        assert not named(disk / "store") and list(disk.glob("store/.incoming/*"))
+        subprocess.run(("mount", "-o", "remount,size=128m", str(disk)), check=True)
+        monkeypatch.undo()
+        done = load(whole, disk / "store")
+        assert done.returncode == 0 and "goes on with" in done.stdout and named(disk / "store") == manifest(whole)["directories"]
+
+
+def test_a_part_on_a_disk_that_fills_up_is_kept(large, whole, tmp_path, monkeypatch):
+    with mounted(tmp_path / "disk", 12) as disk:
+        monkeypatch.setattr(saving, "_require_space", lambda *_: None)
+        done = save(large, disk / "demo.tar")
+        assert done.returncode == 4 and "the disk is full" in done.stderr
+        assert [path.name for path in disk.iterdir()] == ["demo.tar.part"] and size(disk / "demo.tar.part") > 8 << 20
+        subprocess.run(("mount", "-o", "remount,size=64m", str(disk)), check=True)
+        monkeypatch.undo()
+        assert save(large, disk / "demo.tar").returncode == 0 and (disk / "demo.tar").read_bytes() == whole.read_bytes()
