@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,21 +51,6 @@ def on_gpu(pids: frozenset[int]) -> int | None:
     held = dict(_pairs(_asked("--query-compute-apps=pid,used_gpu_memory")))
     seen = any(Path(f"/proc/{pid}").exists() for pid in held)
     return sum(size for pid, size in held.items() if pid in pids) if seen else None
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The memory of one GPU, in bytes."""
-
-    index: str
-    used: int
-    memory: int
-
-
-def gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs of this machine with their memory, none where there are none."""
-    rows = ([part.strip() for part in line.split(",")] for line in _asked("--query-gpu=index,memory.used,memory.total").splitlines())
-    return tuple(Gpu(row[0], int(row[1]) << 20, int(row[2]) << 20) for row in rows if len(row) == 3 and all(map(str.isdecimal, row)))
 
 
 def gpu_used() -> int | None:

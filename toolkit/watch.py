@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NoReturn
 
-from toolkit import console
-from toolkit.footprint import Gpu, gpus
+from toolkit import console, gpus
+from toolkit.gpus import Gpu
 from toolkit.health import Health
 
 OUTCOMES = {0: "thinks", 4: "no_answer", 6: "no_thinking"}
@@ -64,7 +64,7 @@ class Watch:
         """Probe, say what changed, and count."""
         found, now = self._probe(), time.time()
         words = self.seen.told(found, now)
-        self.seen = replace(self.seen.after(found, now), gpus=gpus())
+        self.seen = replace(self.seen.after(found, now), gpus=gpus.seen())
         if words:
             console.say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {found.model or 'the model'} {words}")
 
