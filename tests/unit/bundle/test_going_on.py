@@ -48,12 +48,14 @@ def whole(large: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def killed(*words: object, when: Callable[[], bool]) -> None:
     """Start the command line as a process of its own and kill it as soon as something is so."""
-    process = subprocess.Popen((sys.executable, "-m", "toolkit.cli", "bundle", *map(str, words)), cwd=ROOT, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while process.poll() is None and not when():
-        assert time.monotonic() < deadline
-    process.kill()
-    process.communicate()
+    argv = (sys.executable, "-m", "toolkit.cli", "bundle", *map(str, words))
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while process.poll() is None and not when():
+                assert time.monotonic() < deadline
+        finally:
+            process.kill()
     assert process.returncode == -9, "it ended before it was killed"
 
 
