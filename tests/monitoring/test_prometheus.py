@@ -28,8 +28,13 @@ from skips import skip_or_fail
 from toolkit.runners.environment import Environment
 from toolkit.stages import IMAGES, ROOT
 
-THINKING = "{% for message in messages %}{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
-"""A template that opens the thinking: whatever a model of random weights says is reasoning then."""
+THINKING = (
+    "{% for message in messages %}{% if message.reasoning_content %}<think>\n{{ message.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+)
+"""A template that opens the thinking: whatever a model of random weights says is reasoning then. llama.cpp learns the tags from how a template writes
+past reasoning down; from one that only opens them it learns nothing, and all is content.
+"""
 KEY = "sesame"
 
 
@@ -124,7 +129,7 @@ def watched(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
     with ExitStack() as stack:
         server = stack.enter_context(running(*serve, "--context", "256", "--parallel", "2", log=folder / "engine.log", API_KEY_FILE=key))
         wait(lambda: reached(engine), 60)
-        stack.enter_context(running(*probe, "--api-key-file", key, "--max-tokens", "40", "--timeout", "5", log=folder / "watch.log"))
+        stack.enter_context(running(*probe, "--api-key-file", key, "--max-tokens", "40", "--timeout", "30", log=folder / "watch.log"))
         stack.enter_context(running(*prometheus, f"--web.listen-address=127.0.0.1:{own}", log=folder / "prometheus.log"))
         wait(lambda: reached(own))
         yield Watched(server, f"http://127.0.0.1:{own}")
