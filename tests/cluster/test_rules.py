@@ -40,7 +40,7 @@ def test_each_engine_has_its_own_rules(objects: dict[str, list[dict[str, Any]]],
         assert len(theirs) == len(ours) + 3 and all(labels in rule["expr"] for rule in ours.values())
         assert {alert: {**rule, "expr": rule["expr"].replace(labels, ""), "group": ""} for alert, rule in ours.items()} == wanted
         (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": name, "rules": theirs}]}))
-        run(promtool, "check", "rules", str(tmp_path / "rules.yaml"))
+        run(promtool, "check", "rules", "--lint-fatal", str(tmp_path / "rules.yaml"))
 
 
 @pytest.mark.parametrize("namespace", ["models", "another"])

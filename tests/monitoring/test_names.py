@@ -85,7 +85,7 @@ def test_prometheus_understands_every_query_of_the_dashboard(promtool: str, tmp_
     assert len(plain) > 20 and not [query for query in plain if "$" in query]
     recorded = [{"record": f"query_{number}", "expr": query} for number, query in enumerate(plain)]
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
-    assert f"{len(plain)} rules found" in run(promtool, "check", "rules", str(tmp_path / "queries.yaml"))
+    assert f"{len(plain)} rules found" in run(promtool, "check", "rules", "--lint-fatal", str(tmp_path / "queries.yaml"))
 
 
 def test_the_dashboard_shows_what_an_operator_asks_for() -> None:

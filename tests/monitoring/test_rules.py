@@ -12,7 +12,7 @@ from toolkit.stages import ROOT
 
 
 def test_prometheus_takes_rules_and_configuration(promtool: str) -> None:
-    assert f"{len(rules())} rules found" in run(promtool, "check", "rules", str(RULES))
+    assert f"{len(rules())} rules found" in run(promtool, "check", "rules", "--lint-fatal", str(RULES))
     run(promtool, "check", "config", "--syntax-only", str(ROOT / "compose" / "monitoring" / "prometheus.yaml"))
 
 
