@@ -71,9 +71,13 @@ def on_cluster(one: dict[str, Any], namespace: str) -> dict[str, Any]:
 
 
 def test_what_is_scraped_bears_the_labels_that_the_rules_ask_for(objects: dict[str, list[dict[str, Any]]]) -> None:
-    """A ServiceMonitor's targets are labelled with their Service; what watches an engine is labelled as that engine."""
-    told = {one["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["replacement"] for one in objects["PodMonitor"]}
+    """A ServiceMonitor's targets are labelled with their Service; what watches an engine is labelled as that engine, and says itself whom it asks:
+    Prometheus' operator labels every target with its port's name as `endpoint`, beside which ours would be `exported_endpoint`.
+    """
+    relabelled = [one["spec"]["podMetricsEndpoints"][0]["relabelings"] for one in objects["PodMonitor"]]
+    told = {service["replacement"] for service, _ in relabelled if service["targetLabel"] == "service"}
     assert told == {one["metadata"]["name"] for one in objects["Service"]} and len(told) == 3
+    assert [dropped for _, dropped in relabelled] == [{"action": "labeldrop", "regex": "endpoint"}] * 3
 
 
 def test_the_dashboard_is_the_file(objects: dict[str, list[dict[str, Any]]]) -> None:
