@@ -20,7 +20,7 @@ from toolkit.sources import PathSource
 from toolkit.stages import ROOT
 from toolkit.store import Store
 
-COMPOSE = (".env.example", ".gitignore", "Caddyfile", "compose.yaml", "init.sh")
+COMPOSE = (".env.example", ".gitignore", "Caddyfile", "compose.yaml", "front.yaml", "init.sh", "slot.yaml")
 """What compose/ is made of. Keys, certificates and settings of a host lie there too and are nobody else's."""
 CHART = Path("charts") / "thinkship"
 

@@ -78,7 +78,10 @@ def test_every_variable_that_the_files_need_is_given_and_no_other(new):
 def test_the_places_have_every_service_of_compose_and_the_door_a_snippet_of_the_proxys():
     slot, front = (yaml.safe_load((COMPOSE / name).read_text(encoding="utf-8")) for name in ("slot.yaml", "front.yaml"))
     base = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert set(slot["services"]) == set(base) - {"proxy", "proxy-init", "ollama-init"}
+    engines = {
+        name for name, service in base.items() if not {"proxy", "monitoring", "monitoring-gpu"} & {*service["profiles"]} and name != "ollama-init"
+    }
+    assert set(slot["services"]) == engines and len(engines) == 5
     assert all(set(service["networks"]) == {"front"} for service in slot["services"].values())
     assert {name for name, service in slot["services"].items() if "command" in service} == {"vllm", "vllm-gpu", "llamacpp"}
     caddy = (COMPOSE / "Caddyfile").read_text(encoding="utf-8")
