@@ -86,8 +86,9 @@ loopback: .venv/.host ## the host package against real servers and terminals on 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
-test: unit loopback ## units, bad servers, stage programs, the report in a browser, the whole chain with all four real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
+test: unit loopback ## units, bad servers, stage programs, alert rules, the report in a browser, the whole chain with all four real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
 	@$(PYTEST) -n 2 --dist loadfile tests/programs
+	@$(PYTEST) tests/monitoring
 	@$(PYTEST) tests/browser
 	@$(PYTEST) tests/e2e
 	@$(PYTEST) tests/beside
@@ -107,6 +108,10 @@ test-beside: .venv/.host ## of `make test`: two adapters beside one base in vLLM
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
 	@$(PYTEST) tests/images
+
+.PHONY: test-deploy
+test-deploy: .venv/.host ## releases on this host: tried, promoted, taken back, killed, under clients (Docker; THINKSHIP_TEST_STORE=a verified store)
+	@$(PYTEST) tests/deploy
 
 .PHONY: test-cluster
 test-cluster: .venv/.host ## the chart and the exports on a real cluster (KUBECONFIG, helm; THINKSHIP_TEST_STORE=a finished store)

@@ -11,7 +11,9 @@ import click
 
 from toolkit import __version__
 from toolkit.bench.command import bench
+from toolkit.bundle.command import bundle
 from toolkit.chat.command import chat
+from toolkit.deployment.command import deploy, release, rollback
 from toolkit.errors import ThinkshipError
 from toolkit.export.command import export
 from toolkit.image_commands import images
@@ -44,22 +46,22 @@ def validate(recipe: Path) -> None:
 @STORE
 def plan(recipe: Path, engines: tuple[Any, ...], as_json: bool, store: Path) -> None:
     """Print the steps that `run` would take, with their ids."""
-    from toolkit import console, release
+    from toolkit import console, runs
 
-    steps = release.steps(recipe, engines)
+    steps = runs.steps(recipe, engines)
     if as_json:
-        console.emit_json([release.described(step) for step in steps])
+        console.emit_json([runs.described(step) for step in steps])
     else:
-        console.show(release.table(steps, store))
+        console.show(runs.table(steps, store))
 
 
 @cli.command()
 @RECIPE
 def lock(recipe: Path) -> None:
     """Ask the hubs anew for a recipe's model and rows, and write commits and checksums to NAME.lock.json beside it."""
-    from toolkit import release
+    from toolkit import runs
 
-    release.lock(recipe)
+    runs.lock(recipe)
 
 
 @cli.command()
@@ -72,9 +74,9 @@ def lock(recipe: Path) -> None:
 @STORE
 def run(recipe: Path, engines: tuple[Any, ...], last: str | None, store: Path, **how: Any) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
-    from toolkit import release
+    from toolkit import runs
 
-    release.start(recipe, engines, last, store, release.How(**how))
+    runs.start(recipe, engines, last, store, runs.How(**how))
 
 
 @cli.command()
@@ -212,14 +214,14 @@ def data() -> None:
 
 data.add_command(inspect)
 data.add_command(making.make)
-for command in (bench, chat, export, images):
+for command in (bench, bundle, chat, deploy, export, images, release, rollback):
     cli.add_command(command)
 
 
 @cli.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where one of them is not what the code says.")
 def docs(check: bool) -> None:
-    """Write docs/reference.md (commands, recipe keys, errors, exit codes) and docs/report.schema.json from the code."""
+    """Write docs/reference.md (commands, recipe keys, errors, exit codes) and the schemas of report.json and release.json from the code."""
     from toolkit import reference
 
     reference.write(check, cli)

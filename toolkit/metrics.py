@@ -20,16 +20,21 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its name, its type, what it says, and its values by the label `outcome`, under an empty one where it has none."""
+    """One metric: its name, its type, what it says, and its values by one label, under an empty one where it has none."""
 
     name: str
     kind: str
     help: str
     values: Callable[[Seen], Mapping[str, float | None]]
+    label: str = "outcome"
 
 
 def _last(name: str) -> Callable[[Seen], Mapping[str, float | None]]:
     return lambda seen: {"": getattr(seen.last, name, None)}
+
+
+def _gpus(name: str) -> Callable[[Seen], Mapping[str, float | None]]:
+    return lambda seen: {gpu.index: getattr(gpu, name) for gpu in seen.gpus}
 
 
 METRICS = (
@@ -41,6 +46,8 @@ METRICS = (
     Metric("thinkship_probes_total", "counter", "Probes since the watch began, by outcome.", lambda seen: seen.counts),
     Metric("thinkship_consecutive_failures", "gauge", "Probes since the last one with an answer that thinks.", lambda seen: {"": seen.failures}),
     Metric("thinkship_last_success_timestamp_seconds", "gauge", "Unix time of the last answer that thinks.", lambda seen: {"": seen.last_success}),
+    Metric("thinkship_gpu_memory_used_bytes", "gauge", "Bytes in use of each GPU that nvidia-smi sees here.", _gpus("used"), "gpu"),
+    Metric("thinkship_gpu_memory_bytes", "gauge", "Bytes of each GPU that nvidia-smi sees here.", _gpus("memory"), "gpu"),
 )
 """Every metric; one that has no value yet is left out."""
 
@@ -51,11 +58,11 @@ def text(seen: Seen, labels: Mapping[str, str]) -> str:
 
 
 def _lines(metric: Metric, seen: Seen, labels: Mapping[str, str]) -> Iterator[str]:
-    known = {outcome: value for outcome, value in metric.values(seen).items() if value is not None}
+    known = {label: value for label, value in metric.values(seen).items() if value is not None}
     if known:
         yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
-    for outcome, value in known.items():
-        everything = {**labels, "outcome": outcome} if outcome else labels
+    for own, value in known.items():
+        everything = {**labels, metric.label: own} if own else labels
         pairs = ",".join(f'{name}="{_escaped(label)}"' for name, label in everything.items())
         yield f"{metric.name}{{{pairs}}} {float(value)!r}\n"
 

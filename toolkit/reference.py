@@ -1,4 +1,4 @@
-"""Writes docs/reference.md and docs/report.schema.json from the code, so that what is documented cannot differ from it."""
+"""Writes docs/reference.md and the schemas of what is published from the code, so that what is documented cannot differ from it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from toolkit import console
 from toolkit.errors import BY_CODE, BrokenError
 from toolkit.metrics import METRICS
 from toolkit.recipe import Recipe
+from toolkit.release import document as released
 from toolkit.report import document
 from toolkit.stages import IMPORTED, ROOT, STAGES
 
 PAGE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "docs" / "report.schema.json"
+RELEASE = ROOT / "docs" / "release.schema.json"
 
 
 def write(check: bool, root: click.Group) -> None:
-    """Write the page and the schema; with `check` write nothing and raise BrokenError where one is not what the code says."""
-    for path, text in ((PAGE, "\n".join(lines(root)) + "\n"), (SCHEMA, document.schema())):
+    """Write the page and the schemas; with `check` write nothing and raise BrokenError where one is not what the code says."""
+    for path, text in ((PAGE, "\n".join(lines(root)) + "\n"), (SCHEMA, document.schema()), (RELEASE, released.schema())):
         if not check:
             path.write_text(text, encoding="utf-8")
             console.say(f"wrote docs/{path.name}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, pipeline, questions, recipe_file, reclaim, release, servers, serving
+from toolkit import console, pipeline, questions, recipe_file, reclaim, runs, servers, serving
 from toolkit.assessment import Soak, Verify
 from toolkit.chat_template import ChatTemplate
 from toolkit.endpoints import Address, key_of
@@ -34,13 +34,13 @@ def serve(path: Path, name: EngineName, store: Path, *, port: int | None, varian
     recipe = _wanted(path, name, variant)  # what cannot be served is said before anything is made
     _check_key(name, api_key_file)
     _check_fit(recipe, path.resolve().parent, name, store)
-    runs = release.runner(runner, (name,))
+    where = runs.runner(runner, (name,))
     chosen = serving.pick_port(port or engine(name).port)
-    step, inputs = _made(path, name, variant, store, runs)
+    step, inputs = _made(path, name, variant, store, where)
     console.step(step.name, f"port {chosen}", "run")
     folder = servers.folder_of(store)
     given = target(step.recipe, inputs, api_key_file)
-    server = servers.start(name, given, runs.place(name, folder / name), folder, chosen)
+    server = servers.start(name, given, where.place(name, folder / name), folder, chosen)
     _introduce(server, tuple(given.adapters))
 
 
@@ -48,7 +48,7 @@ def _check_fit(recipe: Recipe, folder: Path, name: EngineName, store: Path) -> N
     """Refuse what cannot work on this machine, and say which format was chosen and why."""
     if name == "vllm" and choice.AUTO in recipe.serve.vllm.variants:
         console.note(choice.chosen_for(recipe, folder).reason)
-    release.require(recipe, folder, (name,), "serve", store)
+    runs.require(recipe, folder, (name,), "serve", store)
 
 
 def _wanted(path: Path, name: EngineName, variant: str | None) -> Recipe:
@@ -78,12 +78,12 @@ def served(path: Path, name: EngineName, store: Path, variant: str | None, runne
         yield running.endpoint
         return
     _check_fit(recipe, path.resolve().parent, name, store)
-    runs = release.runner(runner, (name,))
-    step, inputs = _made(path, name, variant, store, runs)
+    where = runs.runner(runner, (name,))
+    step, inputs = _made(path, name, variant, store, where)
     folder = servers.folder_of(store)
     folder.mkdir(parents=True, exist_ok=True)
     console.step(step.name, "ends with this command", "run")
-    with serving.serving(name, target(step.recipe, inputs), runs.place(name, folder / f"chat-{name}"), folder / f"chat-{name}.log") as endpoint:
+    with serving.serving(name, target(step.recipe, inputs), where.place(name, folder / f"chat-{name}"), folder / f"chat-{name}.log") as endpoint:
         yield endpoint
 
 
@@ -102,15 +102,15 @@ def bake(path: Path, name: EngineName, *, variant: str | None, store: Path, runn
     """Make what an engine needs of a recipe and build an image that serves it without a volume."""
     from toolkit import model_image
 
-    step, inputs = _made(path, name, variant, store, release.runner(runner))
+    step, inputs = _made(path, name, variant, store, runs.runner(runner))
     model_image.build(name, target(step.recipe, inputs))
 
 
-def _made(path: Path, name: EngineName, variant: str | None, store: Path, runs: Runner) -> tuple[Step, dict[str, Path]]:
+def _made(path: Path, name: EngineName, variant: str | None, store: Path, where: Runner) -> tuple[Step, dict[str, Path]]:
     """Make the directories that a server is given and return its step and them; NotReadyError where what it needs was reclaimed."""
     step, needed = steps(path, name, variant)
     reclaim.require(Store(store), step, needed)
-    made = pipeline.run(needed, Store(store), runs).directories
+    made = pipeline.run(needed, Store(store), where).directories
     return step, {key: made[other] for key, other in step.inputs.items()}
 
 
@@ -182,8 +182,8 @@ def verify(path: Path | None, store: Path, **given: Any) -> None:
     if path and (scoring := questions.stated(given)):
         raise UsageError(f"a recipe and {', '.join(scoring)} were both given", "the recipe says what is asked and how it is marked: verify.task")
     if path:
-        release.require(recipe_file.load(path), path.resolve().parent, (), None, store)
-        release.run(release.steps(path), store, files=files)
+        runs.require(recipe_file.load(path), path.resolve().parent, (), None, store)
+        runs.run(runs.steps(path), store, files=files)
         return
     files.require()
     found = _examined(given, store)

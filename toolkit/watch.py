@@ -6,12 +6,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NoReturn
 
-from toolkit import console
+from toolkit import console, gpus
+from toolkit.gpus import Gpu
 from toolkit.health import Health
 
 OUTCOMES = {0: "thinks", 4: "no_answer", 6: "no_thinking"}
@@ -30,6 +31,8 @@ class Seen:
     """Unix time of the last answer that thinks."""
     failing_since: float | None = None
     """Unix time of the first of these failures."""
+    gpus: tuple[Gpu, ...] = ()
+    """The GPUs of the machine that watches, which is the server's own where it runs beside it."""
 
     def after(self, found: Health, now: float) -> Seen:
         """Return what is seen after one more probe, made at `now` in Unix time."""
@@ -61,7 +64,7 @@ class Watch:
         """Probe, say what changed, and count."""
         found, now = self._probe(), time.time()
         words = self.seen.told(found, now)
-        self.seen = self.seen.after(found, now)
+        self.seen = replace(self.seen.after(found, now), gpus=gpus.seen())
         if words:
             console.say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {found.model or 'the model'} {words}")
 

@@ -179,6 +179,23 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert all(words in done.stderr for words in ("engines: none", "name: is empty", "apiKey/secret: names no Secret"))
 
 
+def test_a_service_asks_the_pods_of_every_release_that_serves_as_its_own() -> None:
+    def parts(release: str, serves: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        objects = {one["kind"]: one for one in yaml.safe_load_all(template({**PLAIN, "serves": serves}, release=release).stdout) if one}
+        spec = objects["Deployment"]["spec"]
+        return objects["Service"]["spec"]["selector"], spec["template"]["metadata"]["labels"], spec["selector"]["matchLabels"]
+
+    asked, pods, own = parts("demo", "demo")
+    canary_asked, canary_pods, canary_own = parts("demo-canary", "demo")
+    for labels in (pods, canary_pods):
+        assert asked.items() <= labels.items()
+    assert own.items() <= pods.items() and not own.items() <= canary_pods.items() and not canary_own.items() <= pods.items()
+    assert canary_asked == canary_own, "the canary's Service asks its own pods"
+    alone, pods, own = parts("demo", "")
+    assert alone == own and "thinkship/serves" not in pods
+    assert not asked.items() <= parts("demo-canary", "")[1].items(), "a canary that states nothing is asked by nobody"
+
+
 def test_a_release_name_that_is_too_long_for_its_parts_is_refused() -> None:
     long = template(PLAIN, release="r" * 53, check=False)
     assert long.returncode and "is too long" in long.stderr

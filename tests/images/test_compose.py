@@ -16,9 +16,11 @@ from skips import skip_or_fail
 from toolkit.stages import IMAGES, ROOT
 
 COMPOSE = ROOT / "compose"
-PROFILES = ("vllm", "gpu", "ollama", "ollama-gpu", "llamacpp", "proxy")
-SERVERS = {"vllm", "vllm-gpu", "ollama", "ollama-gpu", "llamacpp", "proxy"}
-ONCE = {"ollama-init", "proxy-init"}
+PROFILES = ("vllm", "gpu", "ollama", "ollama-gpu", "llamacpp", "proxy", "monitoring", "monitoring-gpu")
+SERVERS = {"vllm", "vllm-gpu", "ollama", "ollama-gpu", "llamacpp", "proxy", "prometheus", "grafana", "watch", "watch-gpu"}
+STARTED = {"gpu": {"vllm-gpu"}, "monitoring": {"prometheus", "grafana", "watch"}, "monitoring-gpu": {"prometheus", "grafana", "watch-gpu"}}
+"""Servers of the profiles that are not called by their one server."""
+ONCE = {"ollama-init", "proxy-init", "monitoring-init"}
 NEEDED = {"MODEL_DIR": "/models", "MODEL_NAME": "demo", "TAG": "local"}
 
 
@@ -59,7 +61,7 @@ def test_every_server_is_checked_and_published_on_loopback_unless_asked(source):
     for name in SERVERS:
         service = source["services"][name]
         assert service["healthcheck"]["test"][0] == "CMD" and "stop_grace_period" in service, name
-        assert all(port.startswith(("${BIND:-127.0.0.1}:", "${PROXY_BIND:-127.0.0.1}:")) for port in service["ports"]), name
+        assert all(port.startswith(("${BIND:-127.0.0.1}:", "${PROXY_BIND:-127.0.0.1}:")) for port in service.get("ports", ())), name
 
 
 def test_a_job_that_runs_once_has_no_network(source):
@@ -70,6 +72,13 @@ def test_the_proxy_is_the_pinned_one():
     assert f"CADDY_IMAGE={variables(COMPOSE / 'compose.yaml')['CADDY_IMAGE'].removeprefix(':-')}" in (IMAGES / "base.env").read_text().split()
 
 
+def test_what_others_make_is_of_one_exact_version():
+    """Prometheus and Grafana are pinned here and not in images/base.env, of which the names of our own images are made."""
+    found = re.findall(r"\$\{([A-Z]+)_IMAGE:-([^}]*)\}", (COMPOSE / "compose.yaml").read_text(encoding="utf-8"))
+    assert {name for name, _ in found} == {"CADDY", "PROMETHEUS", "GRAFANA"} and len(set(found)) == 3, found
+    assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for _, image in found), found
+
+
 @pytest.fixture(scope="module")
 def compose() -> str:
     if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
@@ -77,9 +86,10 @@ def compose() -> str:
     return "docker"
 
 
-def config(program: str, *profiles: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def config(program: str, *profiles: str, second: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     flags = [word for profile in profiles for word in ("--profile", profile)]
-    argv = [program, "compose", "--env-file", os.devnull, "--file", str(COMPOSE / "compose.yaml"), *flags, "config", "--format", "json"]
+    files = [word for name in ("compose.yaml", second) if name for word in ("--file", str(COMPOSE / name))]
+    argv = [program, "compose", "--env-file", os.devnull, *files, *flags, "config", "--format", "json"]
     clean = {name: value for name, value in os.environ.items() if name not in variables(COMPOSE / "compose.yaml")}
     return subprocess.run(argv, env={**clean, **environment}, capture_output=True, text=True, check=False)
 
@@ -89,13 +99,36 @@ def test_docker_compose_takes_every_profile(compose, profile):
     done = config(compose, profile, **NEEDED)
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout)["services"]
-    assert [name for name in services if name in SERVERS] == [{"gpu": "vllm-gpu"}.get(profile, profile)]
+    assert {name for name in services if name in SERVERS} == STARTED.get(profile, {profile})
 
 
 def test_docker_compose_reads_vllms_flags_as_words(compose):
     command = json.loads(config(compose, "vllm", **NEEDED).stdout)["services"]["vllm"]["command"]
     assert command[:4] == ["--model", "/models/model", "--served-model-name", "demo"]
     assert command[command.index("--quantization") :][:2] == ["--quantization", "bitsandbytes"]
+
+
+PLACE = {"SLOT": "green", "FRONT": "net", "ENGINE_ENV": os.devnull, "ENGINE_ARGS": "--model '/models/a b' --alias demo", "GRACE": "90s"}
+
+
+@pytest.mark.parametrize("profile", PROFILES[:5])
+def test_docker_compose_takes_every_profile_as_a_place_of_a_deployment(compose, profile):
+    done = config(compose, profile, second="slot.yaml", **NEEDED, **PLACE)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (server,) = (service for name, service in found["services"].items() if name in SERVERS)
+    assert server["networks"] == {"front": {"aliases": ["green"]}} and server["stop_grace_period"] == "1m30s"
+    assert found["networks"]["front"] == {"name": "net", "ipam": {}, "external": True}
+    if not profile.startswith("ollama"):
+        assert server["command"] == ["--model", "/models/a b", "--alias", "demo"]
+
+
+def test_docker_compose_takes_the_proxy_as_the_door_of_a_deployment(compose, tmp_path):
+    done = config(compose, "proxy", second="front.yaml", **NEEDED, DEPLOYMENT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    proxy = json.loads(done.stdout)["services"]["proxy"]
+    assert (proxy["environment"]["ROUTE"], proxy["environment"]["NAME"]) == ("deployed", "localhost")
+    assert {volume["target"] for volume in proxy["volumes"]} == {"/etc/caddy/Caddyfile", "/tls", "/state", "/deployment"}
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import ssl
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ def compose(engine: None, tiny_gguf: Path, tmp_path: Path) -> Iterator[Compose]:
     """compose(*words) runs `docker compose` on a copy of the folder with the tiny model; all it started is removed at the end."""
     folder = tmp_path / "compose"
     shutil.copytree(ROOT / "compose", folder, ignore=shutil.ignore_patterns(".env", "api_key", "tls"))
+    shutil.copytree(ROOT / "charts" / "thinkship" / "files", tmp_path / "charts" / "thinkship" / "files")
     subprocess.run(["sh", str(folder / "init.sh")], check=True, capture_output=True)
     ports = {"LLAMACPP_PORT": "18081", "OLLAMA_PORT": "18082", "CONTEXT": "256", "PARALLEL": "1", "MEMORY": "4g"}
     settings = {"MODEL_DIR": str(tiny_gguf), "MODEL_NAME": "tiny", "TAG": TAG, **ports}
@@ -130,3 +133,33 @@ def test_the_proxy_asks_for_the_key(built: Built, compose: Compose, caddy: str, 
     url, key = "https://localhost:18443/v1/models", compose("exec", "-T", "proxy", "cat", "/run/secrets/api_key").stdout.strip()
     assert status_of(url) == 401 and status_of(url, Authorization="Bearer wrong") == 401 and status_of(url, Authorization="Bearer") == 401
     assert len(key) == 64 and status_of(url, Authorization=f"Bearer {key}") == 200
+
+
+@pytest.fixture
+def prometheus(engine: None) -> str:
+    """A stand-in for the official image, whose hub CI does not reach."""
+    docker("buildx", "build", "--load", *SECRETS, "--tag", "thinkship/test-prometheus", str(Path(__file__).with_name("prometheus")))
+    return "thinkship/test-prometheus"
+
+
+def told(query: str) -> list[dict[str, Any]]:
+    """Return what Prometheus answers to a query."""
+    with urllib.request.urlopen(f"http://127.0.0.1:18090/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=20) as reply:
+        return json.load(reply)["data"]["result"]
+
+
+@pytest.mark.skipif(not {"llamacpp", "verify"} <= set(NAMES), reason="not among THINKSHIP_TEST_IMAGES")
+def test_monitoring_sees_the_engine_and_the_probe(built: Built, compose: Compose, prometheus: str, monkeypatch: pytest.MonkeyPatch):
+    """All of the profile but Grafana, whose image nobody here can have; the engine is asked for its figures with the key."""
+    built("llamacpp")
+    built("verify")
+    for name, value in {"PROMETHEUS_IMAGE": prometheus, "PROMETHEUS_PORT": "18090"}.items():
+        monkeypatch.setenv(name, value)
+    compose("--profile", "llamacpp", "--profile", "monitoring", "up", "--detach", "--wait", "--no-build", "llamacpp", "watch", "prometheus")
+    end = time.monotonic() + 60
+    while {one["metric"]["job"] for one in told("up == 1")} != {"llamacpp", "watch", "prometheus"} or not told('thinkship_up{service="llamacpp"}'):
+        assert time.monotonic() < end, (told("up"), told("thinkship_up"))
+        time.sleep(1)
+    assert told("llamacpp:requests_processing") and container_of(compose, "prometheus")["Config"]["User"] == "10001:10001"
+    with urllib.request.urlopen("http://127.0.0.1:18090/api/v1/rules", timeout=20) as reply:
+        assert sum(len(group["rules"]) for group in json.load(reply)["data"]["groups"]) >= 13

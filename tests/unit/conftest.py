@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from finished_store import finish
+from released_store import COMMITS, recipe_with, verify
 
 from toolkit import recipe_file
 from toolkit.export import served as export
 from toolkit.recipe import Recipe
+from toolkit.release.document import Release
+from toolkit.release.making import cut
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
@@ -67,3 +70,29 @@ def exported(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., e
     """exported(engine, …) is an engine of the finished store as a cluster runs it, on a machine without a GPU."""
     monkeypatch.setattr(export, "present", tuple)
     return lambda engine, **how: export.served(DEMO, export.Wish(engine, **how), finished)
+
+
+@pytest.fixture(scope="session")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the demo that looks verified."""
+    return verify(DEMO, tmp_path_factory.mktemp("verified"))
+
+
+def _cut(recipe: Path, store: Path) -> Release:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "present", tuple)
+        return cut(recipe, store, COMMITS)
+
+
+@pytest.fixture(scope="session")
+def released(verified: Path) -> Release:
+    """The release of that store."""
+    return _cut(DEMO, verified)
+
+
+@pytest.fixture(scope="session")
+def two_engines(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A release that serves with llama.cpp and Ollama."""
+    folder = tmp_path_factory.mktemp("two-engines")
+    recipe = recipe_with("llamacpp, ollama", folder / "recipes")
+    return _cut(recipe, verify(recipe, folder / "store"))

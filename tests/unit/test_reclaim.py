@@ -15,7 +15,7 @@ from conftest import DEMO
 from finished_store import FILES
 from test_pipeline import Writer
 
-from toolkit import pipeline, reclaim, release
+from toolkit import pipeline, reclaim, runs
 from toolkit.artifact import Record, read_record, verify_files
 from toolkit.errors import BrokenError
 from toolkit.pipeline import Task
@@ -247,13 +247,13 @@ def test_what_stays_is_watched_over_as_before(demo, store):
 
 
 def _shown(steps: tuple[Step, ...], store: Store) -> str:
-    table = release.table(steps, store.root)
+    table = runs.table(steps, store.root)
     return " ".join(str(cell) for column in table.columns for cell in column.cells)
 
 
 def test_the_plan_shows_what_was_reclaimed(demo, store):
     steps = planned(demo, "llamacpp")
     frugal(store, steps)
-    states = list(release.table(steps, store.root).columns[-1].cells)
+    states = list(runs.table(steps, store.root).columns[-1].cells)
     shown = {one.name: state for one, state in zip(steps, states, strict=True)}
     assert "reclaimed" in shown["merge"] and "sealed" in shown["gguf"]

@@ -12,7 +12,7 @@ from conftest import DEMO
 from finished_store import finish
 from test_reclaim import MODEL, Maker, frugal, no_contract, planned, store
 
-from toolkit import pipeline, recipe_file, reclaim, release, service
+from toolkit import pipeline, recipe_file, reclaim, runs, service
 from toolkit.artifact import read_record
 from toolkit.errors import NotReadyError
 from toolkit.export.served import Wish, served
@@ -39,7 +39,7 @@ def refused(caught: Any) -> None:
 
 
 def test_whoever_would_serve_a_reclaimed_directory_says_so(lacking, monkeypatch):
-    monkeypatch.setattr(release, "runner", lambda *_: None)
+    monkeypatch.setattr(runs, "runner", lambda *_: None)
     monkeypatch.setattr(service, "_check_fit", lambda *_: None)
     how = {"variant": None, "runner": "local"}
     with pytest.raises(NotReadyError) as caught:
@@ -99,14 +99,14 @@ def test_the_disk_that_is_asked_for_is_the_smaller_peak(engines, gone, tmp_path)
 
 def test_the_command_frees_by_the_whole_recipe_wherever_it_ends(tmp_path, monkeypatch, capsys):
     maker = Maker()
-    monkeypatch.setattr(release, "runner", lambda *_: maker)
-    monkeypatch.setattr(release, "require", lambda *_: None)
-    release.start(DEMO, ("llamacpp",), "merge", tmp_path, release.How(reclaim=True))
+    monkeypatch.setattr(runs, "runner", lambda *_: maker)
+    monkeypatch.setattr(runs, "require", lambda *_: None)
+    runs.start(DEMO, ("llamacpp",), "merge", tmp_path, runs.How(reclaim=True))
     assert maker.ran[-1] == "merge" and "reclaimed" not in capsys.readouterr().out, "its files are still to be converted"
-    release.start(DEMO, ("llamacpp",), "gguf", tmp_path, release.How(reclaim=True))
+    runs.start(DEMO, ("llamacpp",), "gguf", tmp_path, runs.How(reclaim=True))
     assert "reclaimed 0.0 MB of merge" in capsys.readouterr().out and not list(tmp_path.glob("merge-*/model/*.safetensors"))
-    release.start(DEMO, ("llamacpp",), None, tmp_path, release.How(dry=True, reclaim=True))
+    runs.start(DEMO, ("llamacpp",), None, tmp_path, runs.How(dry=True, reclaim=True))
     assert "reclaimed" in capsys.readouterr().out and maker.ran[-1] == "gguf-base", "a dry run makes nothing"
     before = len(maker.ran)
-    release.start(DEMO, ("vllm",), "serve", tmp_path, release.How())
+    runs.start(DEMO, ("vllm",), "serve", tmp_path, runs.How())
     assert maker.ran[before:] == ["merge", "serve-vllm-bnb-nf4", "serve-vllm-bf16", "serve-vllm-bf16-base"]

@@ -11,7 +11,7 @@ def test_the_files_in_the_repository_are_what_the_code_says():
     reference.write(True, cli)
 
 
-@pytest.mark.parametrize("name", ["PAGE", "SCHEMA"])
+@pytest.mark.parametrize("name", ["PAGE", "SCHEMA", "RELEASE"])
 def test_a_file_that_differs_or_is_missing_is_refused_by_name(monkeypatch, tmp_path, name):
     file = tmp_path / getattr(reference, name).name
     monkeypatch.setattr(reference, name, file)

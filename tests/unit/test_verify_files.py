@@ -12,7 +12,7 @@ from loopback import completion, send, serve
 from observations import TASK, observation
 from test_cli import thinkship
 
-from toolkit import contracts, host, release
+from toolkit import contracts, host, runs
 from toolkit.errors import BrokenError
 from toolkit.pipeline import Task
 from toolkit.report import Files, document
@@ -51,7 +51,7 @@ def test_a_run_writes_its_report_elsewhere_too_whatever_the_verdict(tmp_path):
     judge("demo", TASK, [observation(without="think")]).write(tmp_path / "report.json")
     files = Files(tmp_path / "r.json", tmp_path / "r.html", tmp_path / "r.xml")
     with pytest.raises(BrokenError, match="the verdict is fail: think"):
-        release.conclude(tmp_path, files)
+        runs.conclude(tmp_path, files)
     assert all(path.is_file() for path in (files.json, files.html, files.junit))
 
 

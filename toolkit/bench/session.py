@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, questions, release, service
+from toolkit import console, questions, runs, service
 from toolkit.bench.figures import figures, table
 from toolkit.bench.load import level
 from toolkit.endpoints import Address
@@ -87,7 +87,7 @@ def _endpoint(recipe: Path | None, store: Path, asked: Asked) -> Iterator[tuple[
     if not asked.engine:
         raise UsageError("which of the recipe's engines is to be timed?", "name it with --engine")
     with service.served(recipe, asked.engine, store, asked.variant, asked.runner) as endpoint:
-        dataset = next(step for step in release.steps(recipe, (asked.engine,)) if step.name == "dataset")
+        dataset = next(step for step in runs.steps(recipe, (asked.engine,)) if step.name == "dataset")
         rows = (Store(store).directory(dataset) / "eval.jsonl").read_text(encoding="utf-8").splitlines()
         yield endpoint, [json.loads(row)["question"] for row in rows]
 

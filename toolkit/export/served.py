@@ -213,7 +213,7 @@ def image(name: str, registry: str, gpu: bool = False) -> str:
 
 def verdict(path: Path, name: EngineName, store: Store) -> str:
     """Return the verdict of the sealed report that covers an engine, and say so where there is none or it failed."""
-    from toolkit.release import steps
+    from toolkit.runs import steps
 
     recipe = recipe_file.load(path)
     planned = steps(path, () if name in recipe.serve.engines else (name,))

@@ -16,7 +16,7 @@ from toolkit.errors import InvalidError, NotReadyError
 from toolkit.export.fleet import CONTAINER_SECURITY, POD_SECURITY
 from toolkit.images import Image
 from toolkit.plan import Step
-from toolkit.release import steps
+from toolkit.runs import steps
 from toolkit.store import Store
 
 STORE = PurePosixPath("/store")

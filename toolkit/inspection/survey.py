@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, pipeline, recipe_file, release
+from toolkit import console, pipeline, recipe_file, runs
 from toolkit.artifact import digest
 from toolkit.errors import NotReadyError, UsageError
 from toolkit.plan import Step, plan, until
@@ -55,7 +55,7 @@ def inspect(path: Path, ways: Ways) -> Findings:
     subject = _of_recipe(path, ways) if path.suffix in (".yml", ".yaml") else _of_file(path, ways)
     stage = Stage("inspect", "images/train/inspect_dataset.py", lambda _: dict(subject.recipe), network=True)
     step = Step("inspect", stage, subject.recipe, paths=subject.inputs, id=digest(dict(subject.recipe)))
-    return {"name": subject.name, **_looked(step, Store(ways.store), release.runner(ways.runner))}
+    return {"name": subject.name, **_looked(step, Store(ways.store), runs.runner(ways.runner))}
 
 
 def _looked(step: Step, store: Store, runner: pipeline.Runner) -> Findings:
@@ -91,7 +91,7 @@ def _of_recipe(path: Path, ways: Ways) -> Subject:
     if ways.model_dir:
         inputs |= {"model": ways.model_dir, "modelfiles": MODELFILES}
     else:
-        outcome = pipeline.run(until(planned, "base"), Store(ways.store), release.runner(ways.runner))
+        outcome = pipeline.run(until(planned, "base"), Store(ways.store), runs.runner(ways.runner))
         inputs |= {"base": outcome.directories["base"]}
     return Subject(recipe.name, {**wanted.recipe, "family": recipe.base.family, "samples": ways.samples}, inputs)
 

@@ -27,6 +27,8 @@ MEMORY_SHARE = 0.9
 """Share of the machine's memory that a container may take unless told otherwise, so that the kernel ends it and not the machine's own programs."""
 GONE = (RequestException, HTTPError)
 """What the SDK lets through when the engine's socket breaks off."""
+SAVED_AT_ONCE = 1 << 20
+"""Bytes of a saved image that come in one piece."""
 RUN = "thinkship.run"
 """Label: the run that a container must not outlive."""
 
@@ -213,6 +215,21 @@ def push(image: str, repository: str, tag: str) -> str:
         client().images.remove(f"{repository}:{tag}", noprune=True)
         raise FailedError(f"{repository}:{tag} was not pushed: {refused}", "docker login, or check the registry's address")
     return str(next(line["aux"]["Digest"] for line in told if "Digest" in line.get("aux", {})))
+
+
+def saved(image: str) -> Iterator[bytes]:
+    """Yield an image as `docker save` writes it; NotReadyError where it is not here."""
+    with translated(Box(image, ())):
+        yield from client().api.get_image(image, SAVED_AT_ONCE)
+
+
+def load(chunks: Iterator[bytes], image: str) -> None:
+    """Load what `docker load` takes; FailedError with the engine's words, in which `image` is named."""
+    with translated(Box(image, ())):
+        told = list(client().api.load_image(chunks))
+    if refused := next((line["error"] for line in told if "error" in line), None):
+        kind = NotReadyError if "no space left" in refused else FailedError
+        raise kind(f"{image} was not loaded: {refused}", "see `docker info` and the engine's log")
 
 
 def owner() -> tuple[int, int]:

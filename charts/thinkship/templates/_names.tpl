@@ -42,6 +42,17 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .part }}
 {{- end }}
 
+{{/* Whom the Service asks: this release's pods, or the pods of every release that serves as it. */}}
+{{- define "thinkship.asked" -}}
+{{- if eq .root.Values.serves .root.Release.Name -}}
+app.kubernetes.io/name: thinkship
+app.kubernetes.io/component: {{ .part }}
+thinkship/serves: {{ .root.Values.serves }}
+{{- else -}}
+{{- include "thinkship.selector" . }}
+{{- end }}
+{{- end }}
+
 {{- define "thinkship.labels" -}}
 {{ include "thinkship.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}

@@ -1,4 +1,4 @@
-{{/* When somebody is woken up: nobody answers, fewer replicas than wanted, requests wait, answers without thinking, restarts. */}}
+{{/* When somebody is woken up: nobody answers, fewer replicas than wanted, restarts; and what files/rules.yaml says, of this engine alone. */}}
 {{- define "thinkship.rules" -}}
 {{- $name := include "thinkship.fullname" . }}
 {{- $namespace := .root.Release.Namespace }}
@@ -16,17 +16,14 @@
   expr: increase(kube_pod_container_status_restarts_total{namespace="{{ $namespace }}",container="{{ .part }}",pod=~"{{ $name }}-.*"}[30m]) > 2
   labels: {severity: warning}
   annotations: {summary: "{{ $name }} was started again three times in half an hour"}
-{{- with .engine.facts.queue }}
-- alert: ThinkshipRequestsWait
-  expr: sum({{ . }}{namespace="{{ $namespace }}",service="{{ $name }}"}) > 0
-  for: 5m
-  labels: {severity: warning}
-  annotations: {summary: "requests to {{ $name }} have waited for a place for five minutes"}
+{{- $ours := printf "{namespace=\"%s\",service=\"%s\"," $namespace $name }}
+{{- $groups := list (printf "thinkship-%s" .part) }}
+{{- if .root.Values.monitoring.watch }}{{ $groups = append $groups "thinkship-watch" }}{{ end }}
+{{- range (.root.Files.Get "files/rules.yaml" | fromYaml).groups }}
+{{- if has .name $groups }}
+{{- range .rules }}
+- {{ toYaml (set . "expr" (.expr | replace "{" $ours)) | nindent 2 | trim }}
 {{- end }}
-{{- if .root.Values.monitoring.watch }}
-- alert: ThinkshipDoesNotThink
-  expr: thinkship_consecutive_failures{namespace="{{ $namespace }}",pod=~"{{ $name }}-watch-.*"} >= 3
-  labels: {severity: critical}
-  annotations: {summary: "{{ $name }} has not answered, or not thought, three times in a row"}
+{{- end }}
 {{- end }}
 {{- end }}
