@@ -157,7 +157,8 @@ def _size(path: Path) -> int:
 def _same(record: Record, manifest: Manifest, name: str) -> bool:
     """Say whether a record tells of a bundle's very files."""
     members = ((member.path.removeprefix(f"store/{name}/"), member.size, member.sha256) for member in manifest.of_directory(name))
-    return {file for file in members if file[0] != RECORD} == {(file.path, file.size, file.sha256) for file in record.files}
+    held = {(file.path, file.size, file.sha256) for file in record.files if file.path not in record.freed}
+    return {file for file in members if file[0] != RECORD} == held
 
 
 def _received(work: Load) -> None:
