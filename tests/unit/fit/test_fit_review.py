@@ -145,6 +145,7 @@ def test_what_cannot_work_is_refused_before_a_hub_is_asked_and_nothing_is_made(t
     assert "hub" not in done.stderr and not (tmp_path / "store").exists()
 
 
+@pytest.mark.loopback
 def test_a_stage_that_is_sealed_is_not_looked_at_again(tmp_path, small_card, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "store" / "train-0123").mkdir(parents=True)
