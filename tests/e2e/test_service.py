@@ -26,9 +26,9 @@ def served(request, demo, store, thinkship, engines):
 def test_a_served_model_answers_thinks_is_healthy_verified_and_stopped(served, thinkship, store, tmp_path):
     url, said = served
     assert url in said and "curl " in said and "from openai import OpenAI" in said
-    client = OpenAI(base_url=url, api_key="none", timeout=60)
     question = [{"role": "user", "content": "What is 47 + 25?"}]
-    message = client.chat.completions.create(model="smollm2-demo", messages=question, temperature=0).choices[0].message
+    with OpenAI(base_url=url, api_key="none", timeout=60) as client:  # its kept connection, not closed, would fail the whole suite at its end
+        message = client.chat.completions.create(model="smollm2-demo", messages=question, temperature=0).choices[0].message
     kept = message.model_dump()
     assert "72" in (message.content or "") and (kept.get("reasoning") or kept.get("reasoning_content"))
 
