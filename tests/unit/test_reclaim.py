@@ -25,6 +25,8 @@ from toolkit.resolve import resolve
 from toolkit.stages import ROOT
 from toolkit.store import Store
 
+pytestmark = pytest.mark.loopback
+
 MODEL, BASE_GGUF, F16 = "model/model.safetensors", "gguf-base", "model-f16.gguf"
 SERVED = {"serve": {"endpoint.json": "{}"}, "verify": {"report.json": '{"verdict": "pass"}'}}
 

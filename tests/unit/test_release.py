@@ -20,6 +20,8 @@ from toolkit.release.document import load, write
 from toolkit.release.making import commits, cut
 from toolkit.stages import ROOT
 
+pytestmark = pytest.mark.loopback
+
 
 @pytest.fixture
 def store(verified: Path, tmp_path: Path) -> Path:

@@ -23,6 +23,8 @@ from toolkit.runners import docker
 from toolkit.stages import ROOT
 from toolkit.store import Store
 
+pytestmark = pytest.mark.loopback
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}

@@ -17,6 +17,8 @@ from small_disk import mounted
 
 from toolkit.bundle import archive
 
+pytestmark = pytest.mark.loopback
+
 
 def altered(path: Path, target: Path, change: Callable[[bytearray], None]) -> Path:
     data = bytearray(path.read_bytes())

@@ -11,6 +11,8 @@ from toolkit.deployment.seen import Installed
 from toolkit.deployment.state import Deployment, Ledger
 from toolkit.errors import FailedError, NotReadyError
 
+pytestmark = pytest.mark.loopback
+
 VERSION = json.dumps({"serverVersion": {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}})
 GOOD = f"""case "$*" in
   version*) echo '{VERSION}';;

@@ -17,6 +17,8 @@ from toolkit.deployment.acts import Prove
 from toolkit.deployment.state import Deployment, Ledger
 from toolkit.release.document import write
 
+pytestmark = pytest.mark.loopback
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
