@@ -15,6 +15,8 @@ from toolkit.errors import FailedError, NotReadyError
 from toolkit.process import Command
 from toolkit.stages import ROOT
 
+pytestmark = pytest.mark.loopback
+
 
 def python(code: str, **env: str) -> Command:
     return Command((sys.executable, "-c", code), env)

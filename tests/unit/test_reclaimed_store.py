@@ -21,6 +21,8 @@ from toolkit.report import document
 from toolkit.stages import ROOT
 from toolkit.store import Store
 
+pytestmark = pytest.mark.loopback
+
 
 @pytest.fixture
 def lacking(tmp_path: Path) -> Path:
