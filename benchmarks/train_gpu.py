@@ -50,11 +50,8 @@ def write_inputs(folder: Path, model: Path, rows: int) -> list[int]:
 
 
 def word_maker(model: Path, chance: random.Random) -> Any:
-    """Return a function that makes a text of n random tokens: words of the benchmark's own tokenizer, or pieces of a real one that stay apart."""
+    """Return a function that makes a text of n random tokens: words of a byte-level tokenizer, the benchmark's own or a real one, that stay apart."""
     vocabulary = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    whole = [word for word in vocabulary if word.startswith("t") and word[1:].isdigit()]
-    if len(whole) > 1000:
-        return lambda count: " ".join(chance.choices(whole[1000:], k=count))
     pieces = [word for word in vocabulary if len(word) > 3 and word[0] == "Ġ" and word[1:].isascii() and word[1:].isalpha()]
     return lambda count: "".join(" " + word[1:] for word in chance.choices(pieces, k=count))
 

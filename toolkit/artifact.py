@@ -52,6 +52,11 @@ class Record(BaseModel):
     freed: tuple[str, ...] = ()
     """Which: they may be gone, or be about to go."""
 
+    @property
+    def held(self) -> tuple[FileEntry, ...]:
+        """The files that must be there: all but the freed ones."""
+        return tuple(file for file in self.files if file.path not in self.freed)
+
 
 def sha256(path: Path) -> str:
     """Return a file's SHA-256 as hexadecimal digits."""
@@ -105,8 +110,7 @@ def verify_files(directory: Path, record: Record, deep: bool = False) -> None:
     A file whose size and modification time are as recorded counts as unchanged unless `deep` asks for every checksum. What the record has freed
     need not be there.
     """
-    held = [file for file in record.files if file.path not in record.freed]
-    problems = [problem for file in held if (problem := _compare(directory / file.path, file, deep))]
+    problems = [problem for file in record.held if (problem := _compare(directory / file.path, file, deep))]
     known = {file.path for file in record.files}
     problems += [f"{name}: was added later" for path in files_of(directory) if (name := path.relative_to(directory).as_posix()) not in known]
     if problems:

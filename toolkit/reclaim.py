@@ -94,8 +94,8 @@ class Reclaim:
             if not pattern or record is None:
                 continue
             mine = [other for name, other in needed if name == step.name]
-            paths = [path for path in _matching([file.path for file in record.files], [pattern]) if path not in record.freed]
-            if paths := [path for path in paths if not _matching([path], mine)]:
+            freeable = _matching([file.path for file in record.held], [pattern])
+            if paths := [path for path in freeable if not _matching([path], mine)]:
                 self.freed[step.name] = self.freed.get(step.name, 0) + self._free(step, record, paths)
 
     def _free(self, step: Step, record: Record, paths: list[str]) -> int:

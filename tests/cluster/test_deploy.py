@@ -17,11 +17,11 @@ import pytest
 import yaml
 from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, run, wait_for
 from streams import Streams
+from untuned import untuned
 
-from toolkit.artifact import read_record
 from toolkit.deployment.state import Deployment, Ledger
 from toolkit.images import ensure, image
-from toolkit.release.document import Commits, Release, ReleasedFile, identity, load, write
+from toolkit.release.document import Commits, Release, identity, load, write
 from toolkit.release.making import cut
 from toolkit.stages import ROOT
 
@@ -93,14 +93,10 @@ def team(namespace: Namespace, verified: Path, tmp_path: Path) -> Iterator[Team]
 
 def made(good: Release, store: Path, folder: Path) -> dict[str, Path]:
     """Write a release, a newer one, and one that serves the base model under the tuned one's name."""
-    (one,) = good.engines
-    base = good.step("gguf-base").directory
-    record = read_record(store / base)
-    assert record
-    (entry,) = (entry for entry in record.files if entry.path.endswith(".gguf"))
-    wrong = ReleasedFile(path=f"{base}/{entry.path}", source=entry.path, size=entry.size, sha256=entry.sha256)
-    untuned = one.model_copy(update={"files": (wrong,), "args": ("--model", f"/models/{wrong.path}", *one.args[2:])})
-    changes: dict[str, dict[str, Any]] = {"old": {}, "new": {"commits": Commits(thinkship="2" * 40, recipe="")}, "untuned": {"engines": (untuned,)}}
+    changes: dict[str, dict[str, Any]] = {
+        **{"old": {}, "new": {"commits": Commits(thinkship="2" * 40, recipe="")}},
+        "untuned": {"engines": (untuned(good, store),)},
+    }
     for name, change in changes.items():
         other = good.model_copy(update=change)
         write(other.model_copy(update={"id": identity(other)}), folder / f"{name}.json")

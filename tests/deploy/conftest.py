@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from skips import skip_or_fail
+from untuned import untuned
 
-from toolkit.artifact import read_record
 from toolkit.images import ensure, image
-from toolkit.release.document import Commits, Release, ReleasedFile, identity, write
+from toolkit.release.document import Commits, Release, identity, write
 from toolkit.release.making import cut
 from toolkit.stages import ROOT
 
@@ -152,17 +152,10 @@ def renewed(release: Release, **changes: Any) -> Release:
 def releases(good: Release, store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One that serves, a newer one, and one that serves the base model under the tuned one's name."""
     newer = renewed(good, commits=Commits(thinkship="2" * 40, recipe="1" * 40))
-    (one,) = good.engines
-    base = good.step("gguf-base").directory
-    record = read_record(store / base)
-    assert record
-    (entry,) = (entry for entry in record.files if entry.path.endswith(".gguf"))
-    wrong = ReleasedFile(path=f"{base}/{entry.path}", source=entry.path, size=entry.size, sha256=entry.sha256)
-    args = ("--model", f"/models/{wrong.path}", *one.args[2:])
-    untuned = renewed(good, engines=(one.model_copy(update={"files": (wrong,), "args": args}),))
+    wrong = renewed(good, engines=(untuned(good, store),))
     folder = tmp_path_factory.mktemp("releases")
     paths = {name: folder / f"{name}.json" for name in ("old", "new", "untuned")}
-    for path, release in zip(paths.values(), (good, newer, untuned), strict=True):
+    for path, release in zip(paths.values(), (good, newer, wrong), strict=True):
         write(release, path)
     return paths
 

@@ -1,3 +1,4 @@
+# ruff: noqa: F811 - fixtures are arguments of the same names
 """Other trainers, each in a locked environment of its own, and the demo's base for them to train over."""
 
 from __future__ import annotations
@@ -6,14 +7,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pinned
 import pytest
 import yaml
+from session_store import Thinkship, store, thinkship  # noqa: F401 - pytest finds the fixtures here
 
 from toolkit import process, recipe_file
 from toolkit.plan import plan
@@ -33,7 +33,6 @@ tensors["model.embed_tokens.weight"][-2:] *= 2
 save_file(tensors, sys.argv[2], {"format": "pt"})
 """
 """A program that makes the rows of the two tags twice as long."""
-Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment(name: str) -> Path:
@@ -47,22 +46,6 @@ def run_trainer(argv: tuple[object, ...], folder: Path, **settings: str) -> None
     env = {**process.WAITING, **os.environ, **offline, **settings}
     done = subprocess.run(tuple(map(str, argv)), cwd=folder, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="session")
-def thinkship(store: Path) -> Thinkship:
-    """thinkship("run", ...) runs the command line in the session's store and returns how it ended."""
-
-    def run(*words: object) -> subprocess.CompletedProcess[str]:
-        argv = (sys.executable, "-m", "toolkit.cli", *map(str, words), "--store", str(store))
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-    return run
 
 
 @pytest.fixture(scope="session")

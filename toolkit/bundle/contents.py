@@ -55,10 +55,8 @@ def directories(wish: Wish) -> tuple[tuple[Step, Record], ...]:
     behind with all else that the model was made from.
     """
     planned = runs.steps(wish.recipe, wish.engines)
-    wanted = {name for engine in wish.served() for name in _given(wish.recipe, engine)}
+    wanted = {name for engine in wish.served() for name in _given(wish, engine)}
     found: list[tuple[Step, Record]] = []
-    for engine in wish.served():
-        reclaim.require(wish.store, *service.steps(wish.recipe, engine, None))
     for step in planned:
         proof = step.stage.name in ("serve", "verify")
         if not (wish.training or proof or step.name in wanted):
@@ -71,8 +69,9 @@ def directories(wish: Wish) -> tuple[tuple[Step, Record], ...]:
     return tuple(found)
 
 
-def _given(recipe: Path, engine: EngineName) -> set[str]:
-    step, _ = service.steps(recipe, engine, None)
+def _given(wish: Wish, engine: EngineName) -> set[str]:
+    step, needed = service.steps(wish.recipe, engine, None)
+    reclaim.require(wish.store, step, needed)
     return {name for key, name in step.inputs.items() if key != "dataset"}
 
 
@@ -80,7 +79,7 @@ def sealed(store: Store, found: Iterable[tuple[Step, Record]]) -> Iterator[Item]
     """Yield the files of sealed directories with the sizes and checksums of their records, and the records, which tell what was reclaimed."""
     for step, record in found:
         place, folder = f"store/{step.directory}", store.directory(step)
-        for entry in (entry for entry in record.files if entry.path not in record.freed):
+        for entry in record.held:
             member = Member(path=f"{place}/{entry.path}", size=entry.size, sha256=entry.sha256, mtime_ns=entry.mtime_ns)
             yield Item(member, folder / entry.path)
         yield plain(f"{place}/{RECORD}", folder / RECORD)

@@ -157,7 +157,7 @@ def _size(path: Path) -> int:
 def _same(record: Record, manifest: Manifest, name: str) -> bool:
     """Say whether a record tells of a bundle's very files."""
     members = ((member.path.removeprefix(f"store/{name}/"), member.size, member.sha256) for member in manifest.of_directory(name))
-    held = {(file.path, file.size, file.sha256) for file in record.files if file.path not in record.freed}
+    held = {(file.path, file.size, file.sha256) for file in record.held}
     return {file for file in members if file[0] != RECORD} == held
 
 

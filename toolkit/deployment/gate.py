@@ -54,8 +54,7 @@ def require_files(one: ReleasedEngine, store: Path) -> None:
     """Check that a store holds what an engine serves; NotReadyError where a directory is missing, BrokenError where it holds other files."""
     records = {directory: _sealed(store, directory) for directory in dict.fromkeys(file.directory for file in one.files)}
     for file in one.files:
-        record = records[file.directory]
-        known = {entry.path: entry.sha256 for entry in record.files if entry.path not in record.freed}
+        known = {entry.path: entry.sha256 for entry in records[file.directory].held}
         if known.get(file.path.partition("/")[2]) != file.sha256:
             raise BrokenError(f"{store / file.path} is not the file that was released", "take the store in which the release was made")
 
