@@ -81,7 +81,7 @@ unit: .venv/.host ## the unit tests alone: seconds, no network, no engine
 
 .PHONY: loopback
 loopback: .venv/.host ## the host package against real servers and terminals on this machine that hang, break off and lie
-	@$(BIN)/pytest -q -n 4 -m loopback tests/unit
+	@$(BIN)/pytest -q -n 2 -m loopback tests/unit
 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
