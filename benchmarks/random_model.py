@@ -1,15 +1,17 @@
 """Makes a checkpoint of a known shape with random weights, for memory and speed, which do not depend on what the weights are.
 
-    python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4]
+    python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4|zeros]
 
 SHAPE is a name of toolkit/fit/shapes.json, such as qwen2-32b. Needs torch, safetensors and tokenizers; nf4 needs bitsandbytes and a GPU. In bf16 one
-layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small. The tokenizer's words: four letters.
+layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small; zeros are bf16 too, and holes of their
+files, which take no disk. The tokenizer's words: four letters.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -74,7 +76,7 @@ def layer(shape: dict[str, Any], kind: str, stored: str, device: str) -> dict[st
     """Return one layer's tensors, without their prefix."""
     made: dict[str, torch.Tensor] = {}
     for name, size in linears(shape).items():
-        weight = torch.randn(*size, device=device, dtype=torch.bfloat16) * 0.02
+        weight = normal(size, stored, device)
         made |= quantized(name, weight) if stored == "nf4" else {f"{name}.weight": weight.cpu()}
         if kind.startswith("qwen2") and name.endswith(("q_proj", "k_proj", "v_proj")):
             made[f"{name}.bias"] = torch.zeros(size[0], dtype=torch.bfloat16)
@@ -83,6 +85,12 @@ def layer(shape: dict[str, Any], kind: str, stored: str, device: str) -> dict[st
     if not kind.startswith("qwen2"):
         made |= {f"self_attn.{name}_norm.weight": torch.ones(shape["head_dim"], dtype=torch.bfloat16) for name in ("q", "k")}
     return made
+
+
+def normal(size: tuple[int, int], stored: str, device: str) -> torch.Tensor:
+    """Return weights of deviation 0.02, or zeros."""
+    drawn = torch.zeros if stored == "zeros" else torch.randn
+    return drawn(*size, device=device, dtype=torch.bfloat16) * 0.02
 
 
 def quantized(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,14 +105,14 @@ def quantized(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
 def files(shape: dict[str, Any], kind: str, stored: str) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the content of each weight file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    same = layer(shape, kind, stored, device) if stored == "bf16" else None
+    same = layer(shape, kind, stored, device) if stored != "nf4" else None
     for start in range(0, shape["layers"], LAYERS_A_FILE):
         content: dict[str, torch.Tensor] = {}
         for number in range(start, min(start + LAYERS_A_FILE, shape["layers"])):
             tensors = same or layer(shape, kind, stored, device)
             content |= {f"model.layers.{number}.{name}": tensor.clone() if same else tensor for name, tensor in tensors.items()}
         yield content
-    table = (torch.randn(shape["vocabulary"], shape["hidden"], device=device) * 0.02).to(torch.bfloat16).cpu()
+    table = normal((shape["vocabulary"], shape["hidden"]), stored, device).cpu()
     ends = {"model.embed_tokens.weight": table, "model.norm.weight": torch.ones(shape["hidden"], dtype=torch.bfloat16)}
     yield ends if shape["tied"] else {**ends, "lm_head.weight": table.clone()}
 
@@ -117,6 +125,8 @@ def make(kind: str, folder: Path, stored: str = "bf16") -> None:
     for number, content in enumerate(files(shape, kind, stored), 1):
         name = f"model-{number:05d}.safetensors"
         save_file(content, folder / name, metadata={"format": "pt"})
+        if stored == "zeros":
+            subprocess.run(("fallocate", "--dig-holes", str(folder / name)), check=True)
         where |= dict.fromkeys(content, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config(shape, kind, stored), indent=2), encoding="utf-8")
@@ -170,7 +180,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("shape")
     options.add_argument("folder", type=Path)
-    options.add_argument("--stored", choices=["bf16", "nf4"], default="bf16")
+    options.add_argument("--stored", choices=["bf16", "nf4", "zeros"], default="bf16")
     given = options.parse_args()
     began = time.monotonic()
     make(given.shape, given.folder, given.stored)

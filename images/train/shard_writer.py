@@ -1,13 +1,11 @@
 """Writes the files of a merged checkpoint block by block, reading, computing and writing at the same time: its memory does not grow with the model.
 
-Some more threads than there are cores read blocks of rows and add to them, one writes. Files are read and written past the page cache
-(O_DIRECT), so that nothing else is driven out of memory; where a file system cannot do that, pages are dropped behind.
+Some more threads than there are cores read blocks of rows and add to them, one writes.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import queue
 import struct
@@ -20,14 +18,13 @@ from typing import Any, TypeVar
 import torch
 from adapter_delta import Change
 from block_arithmetic import Delta, Sums
-from program import BROKEN, ProgramError
+from block_files import CHUNK, PAGE, Buffer, Sink, Sources
 from tensor_files import KINDS, Weight
 
-CHUNK = 16 << 20
-"""Bytes of a block, and of a write."""
-PAGE = 4096
 READERS = 2
 """Threads beyond the cores: a disk is slow where it is asked for one block at a time."""
+MOST = 8
+"""Threads that compute, however many cores there are: each has 32 MiB of buffers, and eight add faster than disks write (1.2 GB/s a core)."""
 READ_AHEAD, WRITE_BEHIND = 1, 3
 """Blocks that wait between the threads."""
 NAMES = {kind: name for name, kind in KINDS.items()}
@@ -84,17 +81,6 @@ def plan_shard(name: str, parts: list[tuple[str, Weight, Change | None, torch.dt
     return Shard(name, header, tuple(items))
 
 
-class Buffer:
-    """Memory that begins at a page, as reading and writing past the page cache want it."""
-
-    def __init__(self, size: int) -> None:
-        self.memory = mmap.mmap(-1, size)
-        self.view = memoryview(self.memory)
-        self.bytes = torch.frombuffer(self.memory, dtype=torch.uint8)
-        self.start = self.missing = 0
-        """Of a buffer to be written: its place in the file, and how many bytes of it are not there yet."""
-
-
 @dataclass
 class Block:
     """Rows on their way: read, changed, put into the buffers that are written."""
@@ -108,55 +94,6 @@ class Block:
     """Bytes before the first row in the buffer: what is read begins at a page."""
 
 
-class Files:
-    """Opens files past the page cache where the file system can, and drops their pages behind it where not."""
-
-    def __init__(self) -> None:
-        self.opened: dict[Path, tuple[int, bool]] = {}
-        self.lock = threading.Lock()
-
-    def open(self, path: Path, flags: int) -> tuple[int, bool]:
-        """Return a descriptor, and whether it goes past the page cache."""
-        with self.lock:
-            if path not in self.opened:
-                try:
-                    self.opened[path] = os.open(path, flags | os.O_DIRECT, 0o666), True
-                except OSError as error:
-                    if error.errno != 22:  # EINVAL: no O_DIRECT here
-                        raise
-                    self.opened[path] = os.open(path, flags, 0o666), False
-            return self.opened[path]
-
-    def close(self) -> None:
-        """Close all of them."""
-        for number, _ in self.opened.values():
-            os.close(number)
-        self.opened.clear()
-
-    def read(self, path: Path, start: int, size: int, into: Buffer) -> int:
-        """Read bytes from a page's beginning on; return how many there are before those that were asked for."""
-        number, direct = self.open(path, os.O_RDONLY)
-        begin = start - start % PAGE
-        wanted, done = start + size - begin, 0
-        while done < wanted:
-            got = os.preadv(number, [into.view[done : done + (wanted - done + PAGE - 1) // PAGE * PAGE]], begin + done)
-            if not got:
-                raise ProgramError(f"{path.name} ended while it was read", "see that nothing else writes there, and run again", BROKEN)
-            done += got
-        if not direct:
-            os.posix_fadvise(number, begin, wanted, os.POSIX_FADV_DONTNEED)
-        return start - begin
-
-    def write(self, number: int, direct: bool, buffer: Buffer, size: int) -> None:
-        """Write a buffer to its place."""
-        padded, done = (size + PAGE - 1) // PAGE * PAGE if direct else size, 0
-        while done < padded:
-            done += os.pwrite(number, buffer.view[done:padded], buffer.start + done)
-        if not direct:
-            os.fdatasync(number)  # only clean pages can be dropped
-            os.posix_fadvise(number, buffer.start, size, os.POSIX_FADV_DONTNEED)
-
-
 @dataclass
 class Work:
     """The threads of one file and what goes between them."""
@@ -166,7 +103,7 @@ class Work:
     arithmetic: Delta
     told: Callable[[int], None]
     """Told the bytes that were written."""
-    files: Files = field(default_factory=Files)
+    sources: Sources = field(default_factory=Sources)
     failed: list[BaseException] = field(default_factory=list)
     ready: queue.Queue[Block | None] = field(default_factory=lambda: queue.Queue(READ_AHEAD))
     full: queue.Queue[Buffer | None] = field(default_factory=queue.Queue)
@@ -186,7 +123,7 @@ class Work:
             thread.join()
         self._put(self.full, None)
         writing.join()
-        self.files.close()
+        self.sources.close()
         if self.failed:
             raise self.failed[0]
         return self.arithmetic.sums
@@ -240,7 +177,7 @@ class Work:
     def _compute(self) -> None:
         while block := self._get(self.ready):
             item, width = block.item, block.item.source.columns * block.item.dtype.itemsize
-            block.skipped = self.files.read(item.source.path, *item.source.extent(block.first, block.last), block.raw)
+            block.skipped = self.sources.read(item.source.path, *item.source.extent(block.first, block.last), block.raw)
             begin = item.start + block.first * width
             for offset, values in self.arithmetic.pieces(block):
                 _place(block.targets, begin + offset, values, item.dtype)
@@ -258,15 +195,16 @@ class Work:
                 self.full.put(buffer)
 
     def _write(self) -> None:
-        number, direct = self.files.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.ftruncate(number, self.shard.size)
-        while buffer := self._get(self.full):
-            size = min(CHUNK, self.shard.size - buffer.start)
-            self.files.write(number, direct, buffer, size)
-            self.outputs.put(buffer)
-            self.told(size)
-        os.ftruncate(number, self.shard.size)
-        os.fsync(number)
+        sink, whole = Sink(self.path, self.shard.size), False
+        try:
+            while buffer := self._get(self.full):
+                size = min(CHUNK, self.shard.size - buffer.start)
+                sink.write(buffer, size)
+                self.outputs.put(buffer)
+                self.told(size)
+            whole = True
+        finally:
+            sink.close(whole)
 
 
 def _place(targets: list[Buffer], begin: int, values: torch.Tensor, dtype: torch.dtype) -> None:
@@ -285,7 +223,7 @@ def _place(targets: list[Buffer], begin: int, values: torch.Tensor, dtype: torch
 
 def write_shards(shards: list[Shard], folder: Path, make: Callable[[], Delta], told: Callable[[int], None]) -> Iterator[tuple[Shard, Sums]]:
     """Write files one after the other, each under another name until it is whole."""
-    workers = max(1, len(os.sched_getaffinity(0))) + READERS
+    workers = min(MOST, len(os.sched_getaffinity(0)) + READERS)
     inputs: queue.Queue[Buffer] = queue.Queue()
     outputs: queue.Queue[Buffer] = queue.Queue()
     for _ in range(READ_AHEAD + workers):

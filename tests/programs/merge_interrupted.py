@@ -12,20 +12,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "train"))
 
+import block_files
 import merged_checkpoint
-import shard_writer
 from program import Args, run
 
 base, adapter, scratch = map(Path, sys.argv[1:4])
 how, room = sys.argv[4], int(sys.argv[5])
 writes = 0
-plain = shard_writer.Files.write
+plain = block_files.Sink.write
 
 
-def counted(files: shard_writer.Files, number: int, direct: bool, buffer: shard_writer.Buffer, size: int) -> None:
+def counted(sink: block_files.Sink, buffer: block_files.Buffer, size: int) -> None:
     """Write, and count."""
     global writes
-    plain(files, number, direct, buffer, size)
+    plain(sink, buffer, size)
     writes += 1
     if how == "kill" and writes == 6:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +42,7 @@ def main(args: Args) -> int:
     return 0
 
 
-shard_writer.Files.write = counted  # type: ignore[method-assign]
+block_files.Sink.write = counted  # type: ignore[method-assign]
 arguments = scratch / "args.json"
 arguments.write_text('{"inputs": {}, "output": "/", "scratch": "/", "recipe": {}}')
 sys.argv[1:] = [str(arguments)]
