@@ -49,9 +49,8 @@ UNSLOTH = """
 import sys
 from unsloth import FastLanguageModel
 import torch
-from peft import PeftModel
-model, tokenizer = FastLanguageModel.from_pretrained(sys.argv[1], dtype=torch.bfloat16, load_in_4bit=False)
-PeftModel.from_pretrained(model, sys.argv[2]).save_pretrained_merged(sys.argv[3], tokenizer, save_method="merged_16bit")
+model, tokenizer = FastLanguageModel.from_pretrained(sys.argv[2], dtype=torch.bfloat16, load_in_4bit=False)
+model.save_pretrained_merged(sys.argv[3], tokenizer, save_method="merged_16bit")
 """
 
 

@@ -172,6 +172,7 @@ def write_adapter(base: Path, folder: Path, rank: int, dora: bool = False) -> No
     save_file(tensors, folder / "adapter_model.safetensors")
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": modules, "use_dora": dora}
+    config["base_model_name_or_path"] = str(base.resolve())
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

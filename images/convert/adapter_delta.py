@@ -14,6 +14,9 @@ import torch
 from program import INVALID, ProgramError
 from tensor_files import Weight
 
+TILE = 1 << 18
+"""Weights that are worked on at once: their 32-bit values, 1 MiB, stay in a core's cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -54,10 +57,13 @@ class Loaded:
     def apply(self, block: torch.Tensor, first: int) -> None:
         """Change rows [n, columns] in 32 bits, in place, of which the first is row `first` of the weight."""
         height = max(1, self.change.source.rows // max(1, len(self.factors)))
+        tile = rows_at_once(self.change.source) if block.device.type == "cpu" else len(block)
         for number in range(first // height, -(-(first + len(block)) // height) if self.factors else 0):
             begin, end = max(first, number * height), min(first + len(block), (number + 1) * height)
             left, right = self.factors[number]
-            block[begin - first : end - first].addmm_(left[begin - number * height : end - number * height], right)
+            for start in range(begin // tile * tile, end, tile):
+                low, high = max(start, begin), min(start + tile, end)
+                block[low - first : high - first].addmm_(left[low - number * height : high - number * height], right)
         if self.norms is not None and self.magnitude is not None:
             block *= self.magnitude / self.norms
         elif self.magnitude is not None:
@@ -107,7 +113,15 @@ def _finite(weight: Weight, shape: tuple[int, ...] = (-1,)) -> torch.Tensor:
     return values.view(shape)
 
 
+def rows_at_once(weight: Weight) -> int:
+    """Return the rows of a tile. Blocks of any size are whole tiles, counted from the first row: a matrix product rounds its last rows otherwise than
+    others, and the same weight is to get the same sums whoever asks, however much at a time.
+    """
+    return weight.step * max(1, TILE // (max(1, weight.columns) * weight.step))
+
+
 def blocks(weight: Weight, size: int = 8 << 20) -> Iterator[tuple[int, int]]:
     """Yield ranges of rows of about `size` bytes in 32 bits."""
-    step = weight.step * max(1, size // (4 * max(1, weight.columns) * weight.step))
+    tile = rows_at_once(weight)
+    step = tile * max(1, size // (4 * max(1, weight.columns) * tile))
     yield from ((first, min(first + step, weight.rows)) for first in range(0, weight.rows, step))

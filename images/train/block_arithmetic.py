@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from adapter_delta import Loaded
+from adapter_delta import Loaded, rows_at_once
 from program import INVALID, ProgramError
 
-TILE = 1 << 18
-"""Weights that are worked on at once: their 32-bit values, 1 MiB, stay in a core's cache."""
 SAMPLE = 1 << 14
 """Weights of a block whose change is followed through the rounding."""
 NF4_CODE = (
@@ -55,7 +53,7 @@ class Delta:
             yield 0, raw.view(source.dtype) if begin % source.dtype.itemsize == 0 else raw.clone().view(source.dtype)
             return
         loaded = item.change.load(self.device) if item.change else None
-        tile = source.step * max(1, (TILE if self.device == "cpu" else 1 << 30) // (source.columns * source.step))
+        tile = rows_at_once(source) if self.device == "cpu" else block.last - block.first
         scratch = torch.empty(min(tile, block.last - block.first), source.columns) if self.device == "cpu" else None
         for first in range(block.first, block.last, tile):
             last = min(first + tile, block.last)

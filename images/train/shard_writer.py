@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from adapter_delta import Change
+from adapter_delta import Change, rows_at_once
 from block_arithmetic import Delta, Sums
 from block_files import CHUNK, PAGE, Buffer, Sink, Sources
 from tensor_files import KINDS, Weight
@@ -50,7 +50,8 @@ class Item:
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of rows that fit into a chunk before and after."""
         width = max(1, self.source.columns) * max(self.dtype.itemsize, self.source.dtype.itemsize)
-        step = self.source.step * max(1, CHUNK // (width * self.source.step))
+        tile = rows_at_once(self.source)
+        step = tile * max(1, CHUNK // (width * tile))
         yield from ((first, min(first + step, self.source.rows)) for first in range(0, self.source.rows, step))
 
 

@@ -58,6 +58,12 @@ def test_random_adapters_are_merged_as_peft_merges_them(kind: str, train_python:
         assert row["apart"] < 2e-7 and row["moved"] > 1e-3 and not row["odd"], row
 
 
+def test_a_weight_gets_the_same_sum_in_blocks_of_any_size(train_python: Path, tmp_path: Path) -> None:
+    rows = told(train_python, "merge_blocks.py", str(tmp_path))
+    assert len(rows) == 4 and all(min(row["blocks"][1:]) > 1 for row in rows), "several blocks"
+    assert [row for row in rows if row["other"]] == []
+
+
 def test_nf4_is_dequantised_as_bitsandbytes_does(train_python: Path, tmp_path: Path) -> None:
     rows = told(train_python, "merge_nf4.py", str(tmp_path))
     assert len(rows) == 8 and all(row["weights"] == 13 and row["other"] == 0 for row in rows), rows
