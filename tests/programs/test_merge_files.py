@@ -60,7 +60,7 @@ def test_random_adapters_are_merged_as_peft_merges_them(kind: str, train_python:
 
 def test_a_weight_gets_the_same_sum_in_blocks_of_any_size(train_python: Path, tmp_path: Path) -> None:
     rows = told(train_python, "merge_blocks.py", str(tmp_path))
-    assert len(rows) == 4 and all(min(row["blocks"][1:]) > 1 for row in rows), "several blocks"
+    assert len(rows) == 4 and all(row["blocks"][2] > 5 for row in rows), "several blocks"
     assert [row for row in rows if row["other"]] == []
 
 
