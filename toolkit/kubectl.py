@@ -69,7 +69,7 @@ class Kubectl:
             return None
         if told.code and "(NotFound)" in told.output:
             return False
-        self._judge(told, f"get {kind}")
+        self.judge(told, f"get {kind}")
         return True
 
     def listed(self, kind: str, *words: str) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ class Kubectl:
             told = ask(*self.command("create", "--filename", file.name, "--request-timeout", "30s").argv)
         if told.code and "(AlreadyExists)" in told.output:
             return False
-        self._judge(told, f"create {thing['kind'].lower()}s")
+        self.judge(told, f"create {thing['kind'].lower()}s")
         return True
 
     def delete(self, kind: str, name: str, *words: str) -> None:
@@ -94,17 +94,18 @@ class Kubectl:
     def run(self, *words: str, seconds: float = SECONDS) -> str:
         """Run any command of kubectl's and return what it said; errors as `get`."""
         told = ask(*self.command(*words).argv, seconds=seconds)
-        self._judge(told, " ".join(words[:2]))
+        self.judge(told, " ".join(words[:2]))
         return told.output
 
     def _told(self, verb: str, kind: str, *words: str, missing: bool = False) -> str | None:
         told = ask(*self.command(verb, kind, *words, *(() if verb == "delete" else ("--request-timeout", "30s"))).argv)
         if told.code and missing and "(NotFound)" in told.output:
             return None
-        self._judge(told, f"{verb} {kind}")
+        self.judge(told, f"{verb} {kind}")
         return told.output
 
-    def _judge(self, told: Completed, what: str) -> None:
+    def judge(self, told: Completed, what: str) -> None:
+        """Raise what a refusal means; nothing for a good answer."""
         if told.code == 0:
             return
         if any(sign in told.output for sign in LOST):

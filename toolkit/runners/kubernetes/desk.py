@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit import console
 from toolkit.errors import BY_CODE, FailedError, NotReadyError, ThinkshipError
-from toolkit.kubectl import Kubectl
+from toolkit.kubectl import Kubectl, ask
 from toolkit.runners.kubernetes import belongings, trouble
 from toolkit.runners.kubernetes.assignment import Assignment
 from toolkit.runners.kubernetes.job import INSIDE, OPEN, carrying, looking
@@ -75,12 +75,10 @@ def carry(kubectl: Kubectl, where: Where, folder: Path, given: str, paths: Mappi
 
 
 def _inside(kubectl: Kubectl, pod: str, *words: str, seconds: float = 60.0) -> None:
-    try:
-        kubectl.run("exec", pod, "--container", OPEN, "--", *INSIDE, *words, seconds=seconds)
-    except FailedError as error:
-        for event in _events(error.message):
-            raise FailedError(event["message"], event["remedy"]) from error
-        raise
+    told = ask(*kubectl.command("exec", pod, "--container", OPEN, "--", *INSIDE, *words).argv, seconds=seconds)
+    for event in _events(told.output):
+        raise BY_CODE.get(told.code, FailedError)(event["message"], event["remedy"])
+    kubectl.judge(told, f"exec {words[0]}")
 
 
 @contextmanager

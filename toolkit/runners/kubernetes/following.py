@@ -110,9 +110,12 @@ class Following:
         time.sleep(patience.PAUSE)
 
     def _by_events(self) -> trouble.Trouble | None:
-        about = self._name(self._pod) if self._pod else self._job
+        """Ask the events, where a pod does not start or is not there."""
+        if self._there and self._pod["status"].get("phase") != "Pending":
+            return None
+        about = self._name(self._pod) if self._there else self._job
         events = self._ask(lambda: self._kubectl.listed("events", "--field-selector", f"involvedObject.name={about}"))
-        return trouble.trouble(self._pod, events) if self._pod else trouble.unborn(events)
+        return trouble.trouble(self._pod, events) if self._there else trouble.unborn(events)
 
     def _ask(self, question: Callable[[], T]) -> T:
         return patience.answered(question, self._job)
@@ -133,8 +136,9 @@ class Following:
         try:
             self._events.judge(self._step, int(terminated["exitCode"]), Task({}, Path(), Path(), self._log))
         except ThinkshipError as error:
-            after = f" (in {name}, after {end})" if int(terminated["exitCode"]) > 127 else ""
-            raise type(error)(error.message + after, error.remedy) from None
+            first, line, rest = error.message.partition("\n")
+            after = f" (in {name}; {end})" if int(terminated["exitCode"]) > 127 else ""
+            raise type(error)(first + after + line + rest, error.remedy) from None
 
     @staticmethod
     def _name(pod: Mapping[str, Any]) -> str:
