@@ -93,9 +93,10 @@ def pods(*several: dict[str, Any]) -> Answer:
     return says({"items": list(several)})
 
 
-def job(*conditions: tuple[str, str]) -> Answer:
+def job(*conditions: tuple[str, str], at: str = "2025-12-31T00:00:00Z") -> Answer:
     """Return a Job with its conditions: (type, message)."""
-    return says({"status": {"conditions": [{"type": kind, "status": "True", "message": words} for kind, words in conditions]}})
+    found = [{"type": kind, "status": "True", "message": words, "lastTransitionTime": at} for kind, words in conditions]
+    return says({"status": {"conditions": found}})
 
 
 def log(*lines: Any, second: int = 1) -> Answer:

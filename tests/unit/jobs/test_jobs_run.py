@@ -108,7 +108,12 @@ def test_files_that_did_not_come_whole_are_an_error(run, kubectl):
 
 def test_a_job_at_work_is_followed(run, kubectl, capsys):
     run({"base": "sealed", "dataset": "make"}, create_job=[THERE], get_job=[job(), job(), job(("Complete", ""))])
-    assert "is at work already: it is followed" in capsys.readouterr().out and not kubectl.was_asked("delete job ")
+    assert "it is followed" in capsys.readouterr().out and not kubectl.was_asked("delete job ")
+
+
+def test_a_job_that_ended_while_we_looked_is_somebody_elses_and_kept(run, kubectl):
+    run({"base": "sealed", "dataset": "make"}, create_job=[THERE], get_job=[job(("Complete", ""), at="2026-01-01T00:00:00Z")])
+    assert not kubectl.was_asked("delete job ") and len(kubectl.was_asked("create", "batch/v1")) == 1
 
 
 def test_a_job_that_ended_unwatched_is_begun_anew(run, kubectl):

@@ -39,6 +39,8 @@ class States:
     """Name of a step -> its `state`: make, freed or sealed, and whether it is made `again`."""
     missing: frozenset[str]
     """Folders of the recipe's own files that are not on the volume."""
+    at: str
+    """When it was looked, by the cluster's clock: a Job that ended later is not told of here."""
 
 
 def look(kubectl: Kubectl, where: Where, told: tuple[Assignment, ...]) -> States:
@@ -57,7 +59,7 @@ def look(kubectl: Kubectl, where: Where, told: tuple[Assignment, ...]) -> States
     if done["status"]["phase"] == "Failed":
         raise FailedError(f"the pod that looks at the store failed: {trouble.killed(done)}", "the same command again; `kubectl describe` tells more")
     missing = frozenset(event["folder"] for event in events if event["event"] == "given" and not event["there"])
-    return States({event["step"]: event for event in events if event["event"] == "step"}, missing)
+    return States({event["step"]: event for event in events if event["event"] == "step"}, missing, done["metadata"]["creationTimestamp"])
 
 
 def carry(kubectl: Kubectl, where: Where, folder: Path, given: str, paths: Mapping[str, Path]) -> None:
@@ -70,7 +72,7 @@ def carry(kubectl: Kubectl, where: Where, folder: Path, given: str, paths: Mappi
         for path in sorted(set(paths.values())):
             console.note(f"copying {path} to {where.volume}/{given}")
             target = f"{pod}:{belongings.remote(where.root, given, path)}"
-            kubectl.run("cp", str((folder / path).resolve()), target, "--container", OPEN, "--retries", "5", seconds=COPYING)
+            kubectl.run("cp", str((folder / path).resolve()), target, "--container", OPEN, seconds=COPYING)
         _inside(kubectl, pod, "keep", str(where.root), given, names, expected, seconds=COPYING)
 
 

@@ -147,10 +147,21 @@ class Following:
 
 def ending(job: Mapping[str, Any]) -> str | None:
     """Return how a Job ended: empty where it is complete, Kubernetes' words where it failed; None while it works."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
-            return "" if condition["type"] == "Complete" else str(condition.get("message") or condition.get("reason") or "it failed")
-    return None
+    condition = _last_condition(job)
+    if condition is None:
+        return None
+    return "" if condition["type"] == "Complete" else str(condition.get("message") or condition.get("reason") or "it failed")
+
+
+def ended_before(job: Mapping[str, Any], moment: str) -> bool:
+    """Say whether a Job ended before a moment of the cluster's clock (RFC 3339, whole seconds, UTC)."""
+    condition = _last_condition(job)
+    return condition is not None and str(condition.get("lastTransitionTime", "")) < moment
+
+
+def _last_condition(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    conditions = job.get("status", {}).get("conditions", ())
+    return next((one for one in conditions if one["status"] == "True" and one["type"] in ("Complete", "Failed")), None)
 
 
 def last_event(terminated: Mapping[str, Any]) -> dict[str, str] | None:

@@ -17,7 +17,7 @@ from toolkit.kubectl import Kubectl, UnreachableError
 from toolkit.plan import Step
 from toolkit.runners.kubernetes import assignment, belongings, desk, patience
 from toolkit.runners.kubernetes.assignment import RECIPE, Assignment
-from toolkit.runners.kubernetes.following import Following, ending
+from toolkit.runners.kubernetes.following import Following, ended_before, ending
 from toolkit.runners.kubernetes.job import job
 from toolkit.runners.kubernetes.needs import GPU, Needs, needs
 from toolkit.runners.kubernetes.place import Where, where
@@ -66,7 +66,7 @@ def run(path: Path, planned: tuple[Step, ...], root: Path, asked: Mapping[str, A
         state = states.steps[step.name]
         if step.name in waiting:
             one = assigned(step, planned, place, given, again=state["again"])
-            follow(cluster, step, made(one, place, wanted), Store(root))
+            follow(cluster, step, made(one, place, wanted), Store(root), states.at)
         else:
             console.step(step.name, step.id[:12], "freed" if state["state"] == "freed" else "skip")
     console.say(f"\nthe store is {place.volume} in {place.namespace}" if waiting else "nothing to do: every step is sealed")
@@ -126,17 +126,20 @@ def gpus(cluster: Kubectl) -> int | None:
     return max((int(node.get("status", {}).get("allocatable", {}).get(GPU, "0")) for node in nodes), default=0)
 
 
-def follow(cluster: Kubectl, step: Step, wanted: Mapping[str, Any], store: Store) -> None:
-    """Start a step's Job, or find it at work, and follow it to its end. Whoever interrupts that ends the Job; whoever loses the line does not."""
+def follow(cluster: Kubectl, step: Step, wanted: Mapping[str, Any], store: Store, looked: str) -> None:
+    """Start a step's Job, or find it, and follow it to its end. Whoever interrupts that ends the Job; whoever loses the line does not.
+
+    `looked` is when the records were read: a Job that ended before did not leave what is wanted.
+    """
     title = str(wanted["metadata"]["name"])
     console.step(step.name, step.id[:12], "run")
     if not patience.answered(lambda: cluster.create(wanted), title):
         found = patience.answered(lambda: cluster.get("job", title), title)
-        if found and ending(found) is None:
-            console.note(f"the Job {title} is at work already: it is followed")
-        else:  # it ended while nobody followed it, and the records say that there is still something to do
+        if found is None or ended_before(found, looked):
             cluster.delete("job", title, *GONE)
             cluster.create(wanted)
+        else:
+            console.note(f"the Job {title} is somebody's already: it is followed")
     try:
         Following(cluster, title, step, store.log(step)).run()
     except UnreachableError:
