@@ -44,7 +44,7 @@ def name(told: Assignment, where: Where) -> str:
 
 def job(told: Assignment, where: Where, needs: Needs, online: bool) -> dict[str, Any]:
     """Return a step's Job. A pod that is killed is begun again, one that ends with an error of ours is not."""
-    labels = {"app.kubernetes.io/name": "thinkship", "app.kubernetes.io/component": "run", "thinkship/step": told.name[:63]}
+    labels = {"app.kubernetes.io/name": "thinkship", "app.kubernetes.io/component": "run", "thinkship/step": told.name[:60].strip("-._")}
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(OURS)}},
