@@ -117,7 +117,7 @@ class Kubectl:
         raise FailedError(f"kubectl did not {what}: {last(told)}", "mend what it names, then the same command again")
 
 
-def require(namespace: str, grants: Iterable[tuple[str, str]]) -> None:
+def require(namespace: str, grants: Iterable[tuple[str, str]], oldest: tuple[int, int] = OLDEST) -> None:
     """Raise NotReadyError where kubectl is missing, the cluster cannot be reached or is too old, the namespace is not there, or we may not do what
     `grants` (verb, kind) tell.
     """
@@ -126,8 +126,8 @@ def require(namespace: str, grants: Iterable[tuple[str, str]]) -> None:
     if told.code or "serverVersion" not in told.output:
         raise NotReadyError(f"the cluster cannot be reached: {last(told)}", REACH)
     version = json.loads(told.output)["serverVersion"]
-    if (int(version["major"]), int(version["minor"].rstrip("+"))) < OLDEST:
-        raise NotReadyError(f"the cluster runs Kubernetes {version['gitVersion']}", "1.27 or newer is needed")
+    if (int(version["major"]), int(version["minor"].rstrip("+"))) < oldest:
+        raise NotReadyError(f"the cluster runs Kubernetes {version['gitVersion']}", f"{oldest[0]}.{oldest[1]} or newer is needed")
     there = ask("kubectl", "get", "namespace", namespace, "--output", "name")
     if there.code and "NotFound" in there.output:
         raise NotReadyError(f"there is no namespace {namespace}", f"kubectl create namespace {namespace}")

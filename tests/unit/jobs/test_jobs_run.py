@@ -135,7 +135,7 @@ def test_an_interrupt_ends_the_job_and_a_lost_line_does_not(run, kubectl, monkey
     kubectl.asked.clear()
     monkeypatch.setattr(patience, "SECONDS", 0.0)
     with pytest.raises(UnreachableError, match="goes on there"):
-        run(BOTH, get_job=[LOST])
+        run(BOTH, get_job=[LOST, LOST, job()])
     assert not kubectl.was_asked("delete job ")
 
 
@@ -161,6 +161,7 @@ READ_ONLY = {"status": {}, "spec": {"accessModes": ["ReadOnlyMany"]}}
     ("script", "asked", "words", "remedy"),
     [
         ({"version": [LOST]}, {}, "the cluster cannot be reached", "KUBECONFIG"),
+        ({"version": [says(VERSION[0].replace('"34"', '"28"'))]}, {}, "the cluster runs Kubernetes", "1.29 or newer"),
         ({"get_namespace": [refuses("Error from server (NotFound): namespaces")]}, {}, "there is no namespace team", "kubectl create namespace"),
         ({"auth_jobs.batch": [refuses("")]}, {}, "you may not create jobs.batch, get jobs.batch, delete jobs.batch in", "role `edit`"),
         ({"get_persistentvolumeclaim": [MISSING]}, {}, "there is no PersistentVolumeClaim thinkship-store in team", "--volume"),

@@ -35,6 +35,8 @@ GRANTS = (
 """What a run asks of the cluster; copying the recipe's own files asks for pods/exec too."""
 
 
+OLDEST = (1, 29)
+"""The first version whose Jobs wait for a pod's end before they replace it (podReplacementPolicy)."""
 GONE = ("--cascade=foreground", "--wait=true", "--timeout", "50s")
 """How a Job is taken away: when this is done its pods are gone."""
 
@@ -96,7 +98,7 @@ def made(told: Assignment, place: Where, wanted: Mapping[str, Needs]) -> dict[st
 
 def require(cluster: Kubectl, place: Where, wanted: Mapping[str, Needs], planned: Sequence[Step]) -> None:
     """Raise NotReadyError where the cluster cannot be used, the claim or the Secret is not there, or no node has the GPUs."""
-    kubectl.require(place.namespace, GRANTS)
+    kubectl.require(place.namespace, GRANTS, OLDEST)
     claim = cluster.get("persistentvolumeclaim", place.claim)
     if claim is None:
         raise NotReadyError(
