@@ -18,6 +18,7 @@ ANYWHERE = click.option("--runner", type=click.Choice(["local", "docker", "kuber
 def cluster(command: Any) -> Any:
     """Give a command what is said of a cluster that runs Jobs."""
     for option in (
+        click.option("--pod", type=click.Path(path_type=Path), help="With kubernetes: YAML laid over the pods: nodeSelector, resources, …"),
         click.option("--gpu/--no-gpu", default=None, help="With kubernetes: ask for GPUs; unless the recipe's verify.gpu is false, if not given."),
         click.option("--secret", help="With kubernetes: Secret whose keys stages with network see as variables (HF_TOKEN, HTTPS_PROXY)."),
         click.option("--registry", help="With kubernetes: registry that the images were pushed to, as registry.example.org/team."),

@@ -32,7 +32,7 @@ class How:
     reclaim: bool = False
     """Free what no later step needs."""
     cluster: Mapping[str, Any] = field(default_factory=dict)
-    """What is said of a cluster: volume, namespace, registry, secret, gpu; None where it is not."""
+    """What is said of a cluster: volume, namespace, registry, secret, gpu, pod; None where it is not."""
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:

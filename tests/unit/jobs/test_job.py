@@ -19,7 +19,7 @@ from toolkit.stages import IMPORTED, ROOT, STAGES
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
 WHERE = Where("store", "team/a", "team", "registry.example.org/team", secret="hub")
-ASKED = {"volume": None, "namespace": None, "registry": None, "secret": None, "gpu": None}
+ASKED = {"volume": None, "namespace": None, "registry": None, "secret": None, "gpu": None, "pod": None}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from toolkit.runs import How
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
-ASKED = {"volume": None, "namespace": "team", "registry": None, "secret": None, "gpu": None}
+ASKED = {"volume": None, "namespace": "team", "registry": None, "secret": None, "gpu": None, "pod": None}
 VERSION = says({"serverVersion": {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}})
 CLAIM = {"status": {"phase": "Bound"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
 DONE = pod(phase="Succeeded", open=0, stage=0, seal=0)

@@ -15,6 +15,7 @@ from toolkit.runners.containers import PROGRAMS, PYTHON
 from toolkit.runners.events import OFFLINE, QUIET
 from toolkit.runners.kubernetes.assignment import Assignment, written
 from toolkit.runners.kubernetes.needs import GPU, Needs
+from toolkit.runners.kubernetes.overlay import laid
 from toolkit.runners.kubernetes.place import GIVEN, MOUNT, TOLD, Where
 
 OPEN, STAGE, SEAL = "open", "stage", "seal"
@@ -74,7 +75,8 @@ def _working(told: Assignment, where: Where, needs: Needs, online: bool) -> dict
     if online and where.secret:
         stage["envFrom"] = [{"secretRef": {"name": where.secret}}]
     spec = _pod(where) | {"initContainers": [begin, stage], "containers": [end]}
-    return spec | ({"tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]} if needs.gpus else {})
+    spec |= {"tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]} if needs.gpus else {}
+    return laid(spec, where.pod)
 
 
 def _program(told: Assignment, where: Where) -> tuple[str, ...]:
@@ -151,7 +153,7 @@ def _alone(title: str, where: Where, text: str, argv: tuple[str, ...], seconds: 
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata,
-        "spec": _pod(where) | {"activeDeadlineSeconds": seconds, "containers": [container]},
+        "spec": laid(_pod(where) | {"activeDeadlineSeconds": seconds, "containers": [container]}, where.pod),
     }
 
 

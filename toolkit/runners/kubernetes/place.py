@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +11,7 @@ from toolkit.artifact import digest
 from toolkit.errors import UsageError
 from toolkit.export.place import parse
 from toolkit.images import Image
+from toolkit.runners.kubernetes import overlay
 
 USUAL = "pvc://thinkship-store"
 MOUNT = PurePosixPath("/store")
@@ -34,6 +35,8 @@ class Where:
     """Secret whose keys become environment variables of stages with network."""
     gpu: bool = False
     """Whether steps that compute with torch are given GPUs."""
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    """What is laid over the pods (overlay.py)."""
 
     @property
     def root(self) -> PurePosixPath:
@@ -56,11 +59,12 @@ class Where:
 
 
 def where(asked: Mapping[str, Any], gpu: bool | None) -> Where:
-    """Return the place that the command line names; UsageError where that is no claim. `gpu` is the recipe's verify.gpu."""
+    """Return the place that the command line names; UsageError where that is no claim, errors of overlay.read. `gpu` is the recipe's verify.gpu."""
     place = parse(asked["volume"] or USUAL, option="--volume")
     if place.kind != "pvc":
         raise UsageError(f"--volume {place.text!r} is no claim", "pvc://CLAIM or pvc://CLAIM/FOLDER, of a PersistentVolumeClaim in the namespace")
     if ".." in PurePosixPath(place.folder).parts:
         raise UsageError(f"--volume {place.text!r} leaves the claim", "name a folder below the claim's own")
     wanted = asked["gpu"] if asked["gpu"] is not None else gpu is not False
-    return Where(place.name, place.folder, asked["namespace"] or "default", asked["registry"] or "", asked["secret"] or "", wanted)
+    named = (asked["namespace"] or "default", asked["registry"] or "", asked["secret"] or "")
+    return Where(place.name, place.folder, *named, wanted, overlay.read(asked["pod"]))

@@ -42,7 +42,7 @@ def trouble(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) ->
         waiting = one.get("state", {}).get("waiting", {})
         reason, words = waiting.get("reason", ""), _line(waiting.get("message", ""))
         if reason in IMAGE:
-            remedy = "`thinkship images push REGISTRY` once, then --registry REGISTRY; a private one needs an imagePullSecret"
+            remedy = "`thinkship images push REGISTRY` once, then --registry REGISTRY; a private one needs imagePullSecrets (--pod)"
             return Trouble(f"the image {one['image']} cannot be pulled: {words or reason}", remedy, lasting=True)
         if reason in SETTINGS:
             remedy = "make the Secret that --secret names" if "secret" in words else "see `kubectl describe pod`"
@@ -108,7 +108,9 @@ def out_of_memory(pod: Mapping[str, Any]) -> ThinkshipError | None:
     """Return the error of a container that the kernel killed for memory, which a second attempt would meet too; None where none was."""
     found = ended(pod)
     if found and found[1].get("reason") == OOM:
-        return FailedError(f"{found[0]} was killed for memory", "raise the namespace's memory limit (LimitRange), or take a smaller batch")
+        return FailedError(
+            f"{found[0]} was killed for memory", "raise the memory limit (--pod, or the namespace's LimitRange), or take a smaller batch"
+        )
     return None
 
 
