@@ -47,16 +47,19 @@ def read(path: Path | None) -> dict[str, Any]:
 
 
 def _problem(key: str, value: Any) -> str:
+    """Say what is wrong with one key, nothing where it may be laid over a pod."""
     if key not in KINDS:
         near = difflib.get_close_matches(key, KINDS, 1)
         return f"{key}: cannot be laid over a pod" + (f"; did you mean {near[0]}?" if near else "")
-    if not isinstance(value, KINDS[key]):
-        return f"{key}: {KINDS[key].__name__} is wanted, not {type(value).__name__}"
+    kind = KINDS[key]
+    if not isinstance(value, kind):
+        return f"{key}: {kind.__name__} is wanted, not {type(value).__name__}"
     if key != "resources":
         return ""
-    if alien := [part for part, amounts in value.items() if part not in ("requests", "limits") or not isinstance(amounts, dict)]:
+    asked: dict[str, Any] = value
+    if alien := [part for part, amounts in asked.items() if part not in ("requests", "limits") or not isinstance(amounts, dict)]:
         return f"resources: requests and limits are wanted, each a mapping, not {', '.join(map(str, alien))}"
-    return f"resources: how many {GPU} is each step's own" if any(GPU in amounts for amounts in value.values()) else ""
+    return f"resources: how many {GPU} is each step's own" if any(GPU in amounts for amounts in asked.values()) else ""
 
 
 def laid(spec: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
