@@ -37,9 +37,8 @@ def read(path: Path | None) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidError(f"{path}: not valid YAML: {error}", "correct it") from error
     if not isinstance(found, dict):
-        raise InvalidError(
-            f"{path}: a mapping of keys of a pod's spec is wanted, not {type(found).__name__}", "for example `nodeSelector: {pool: gpu}`"
-        )
+        message = f"{path}: a mapping of keys of a pod's spec is wanted, not {type(found).__name__}"
+        raise InvalidError(message, "for example `nodeSelector: {pool: gpu}`")
     wrong = [problem for key, value in found.items() if (problem := _problem(str(key), value))]
     if wrong:
         raise InvalidError("\n       ".join(f"{path}: {problem}" for problem in wrong), f"known here: {', '.join(KINDS)}")
@@ -51,9 +50,8 @@ def _problem(key: str, value: Any) -> str:
     if key not in KINDS:
         near = difflib.get_close_matches(key, KINDS, 1)
         return f"{key}: cannot be laid over a pod" + (f"; did you mean {near[0]}?" if near else "")
-    kind = KINDS[key]
-    if not isinstance(value, kind):
-        return f"{key}: {kind.__name__} is wanted, not {type(value).__name__}"
+    if type(value) is not KINDS[key]:
+        return f"{key}: {KINDS[key].__name__} is wanted, not {type(value).__name__}"
     return _wrong_amounts(value) if key == "resources" else ""
 
 
