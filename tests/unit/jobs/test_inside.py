@@ -220,12 +220,31 @@ def test_a_pod_whose_step_was_begun_anew_touches_nothing(pod, store, planned):
         assert stage.wait() == 4 and stage.stdout and "begun this step anew" in stage.stdout.read()
 
 
-def test_the_verify_image_holds_all_that_the_pods_programs_take(tmp_path):
-    for path in Image("verify").files():
-        target = tmp_path / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    text = "from toolkit.runners.kubernetes import inside; from toolkit.runners.tools import ollama_version; print(ollama_version())"
-    env = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", text], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+def test_the_verify_image_holds_what_a_modelfile_takes_beside_the_package():
+    pin = ROOT / "images" / "ollama" / "versions.env"
+    assert pin in Image("verify").files() and pin not in Image("convert").files()
+    folder = ROOT / "images" / "verify"
+    name = pin.relative_to(ROOT).as_posix()
+    assert f"COPY --chmod=0755 {name} /opt/thinkship/{name}" in (folder / "Dockerfile").read_text()
+    assert f"!{name}" in (folder / "Dockerfile.dockerignore").read_text().splitlines()
+
+
+def test_a_stage_of_the_host_package_is_made_in_its_pod(pod, store, planned):
+    directory, told = unmade(store, planned, "modelfile"), told_of(planned, "modelfile")
+    (store.root / told.made["model"] / "model" / "generation_config.json").write_text('{"temperature": 0.6}')
+    (store.root / told.made["dataset"] / "stats.json").write_text('{"longest_row": 100}')
+    assert [pod(verb, told)[0] for verb in ("open", "host", "seal")] == [0, 0, 0]
+    text = (directory / "Modelfile").read_text()
+    assert f"FROM ../{told.made['gguf']}/model-q8_0.gguf" in text and "PARAMETER temperature 0.6" in text
+    record = read_record(directory)
+    assert record and [file.path for file in record.files] == ["Modelfile"] and record.image == ""
+
+
+def test_no_space_left_is_no_bug(pod, store, planned, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "/store/x")
+
+    unmade(store, planned, "modelfile")
+    monkeypatch.setattr(inside, "write_arguments", full)
+    code, events = pod("open", told_of(planned, "modelfile"))
+    assert code == 4 and events[-1]["message"] == "no space left on the volume: /store/x" and "enlarge the claim" in events[-1]["remedy"]

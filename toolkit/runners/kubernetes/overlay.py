@@ -12,7 +12,7 @@ import yaml
 from toolkit.errors import InvalidError, UsageError
 from toolkit.runners.kubernetes.needs import GPU
 
-KINDS: Mapping[str, type] = {
+KINDS: Mapping[str, Any] = {
     "nodeSelector": dict,
     "affinity": dict,
     "tolerations": list,
