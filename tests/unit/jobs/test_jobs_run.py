@@ -13,7 +13,7 @@ from scripted import LOST, MISSING, RUNNING, THERE, Scripted, job, log, pod, pod
 
 from toolkit import runs
 from toolkit.cli import cli
-from toolkit.errors import BrokenError, InvalidError, NotReadyError, UsageError
+from toolkit.errors import BrokenError, FailedError, InvalidError, NotReadyError, UsageError
 from toolkit.kubectl import UnreachableError
 from toolkit.runners.kubernetes import desk, patience
 from toolkit.runs import How
@@ -163,7 +163,12 @@ READ_ONLY = {"status": {}, "spec": {"accessModes": ["ReadOnlyMany"]}}
         ({"version": [LOST]}, {}, "the cluster cannot be reached", "KUBECONFIG"),
         ({"version": [says(VERSION[0].replace('"34"', '"28"'))]}, {}, "the cluster runs Kubernetes", "1.29 or newer"),
         ({"get_namespace": [refuses("Error from server (NotFound): namespaces")]}, {}, "there is no namespace team", "kubectl create namespace"),
-        ({"auth_jobs.batch": [refuses("")]}, {}, "you may not create jobs.batch, get jobs.batch, delete jobs.batch in", "role `edit`"),
+        (
+            {"auth_jobs.batch": [refuses("")]},
+            {},
+            "you may not create jobs.batch, get jobs.batch, list jobs.batch, watch jobs.batch, delete jobs.batch in",
+            "role `edit`",
+        ),
         ({"get_persistentvolumeclaim": [MISSING]}, {}, "there is no PersistentVolumeClaim thinkship-store in team", "--volume"),
         ({"get_persistentvolumeclaim": [says({"status": {"phase": "Lost"}})]}, {}, "has lost its volume", "describe pvc"),
         ({"get_persistentvolumeclaim": [says(READ_ONLY)]}, {}, "cannot be written", "ReadWriteMany"),
@@ -197,6 +202,19 @@ def test_a_damaged_store_stops_it(run, kubectl):
     event = json.dumps({"event": "error", "message": "base is not what was sealed", "remedy": "rm"})
     with pytest.raises(BrokenError, match="not what was sealed"):
         run(BOTH, get_pod=[says(pod(phase="Failed", open=6))], logs_open=[says(event + "\n")])
+
+
+def test_half_an_answer_is_none(run, kubectl):
+    with pytest.raises(FailedError, match="did not come whole"):
+        run({"base": "sealed"})
+    assert not kubectl.was_asked("create", "batch/v1")
+
+
+def test_an_interrupt_while_the_job_is_made_ends_it_too(run, kubectl):
+    kubectl.interrupt = "job"
+    with pytest.raises(KeyboardInterrupt):
+        run(BOTH, get_job=[job()])
+    assert kubectl.was_asked("create", "batch/v1") and kubectl.was_asked("delete job ")
 
 
 def test_what_no_job_can_do_is_said_first(run, kubectl, tmp_path):

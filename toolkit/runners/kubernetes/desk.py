@@ -58,8 +58,11 @@ def look(kubectl: Kubectl, where: Where, told: tuple[Assignment, ...]) -> States
             raise BY_CODE.get(code, FailedError)(event["message"], event["remedy"])
     if done["status"]["phase"] == "Failed":
         raise FailedError(f"the pod that looks at the store failed: {trouble.killed(done)}", "the same command again; `kubectl describe` tells more")
+    steps = {event["step"]: event for event in events if event["event"] == "step"}
+    if set(steps) != {one.name for one in told}:
+        raise FailedError("the answer of the pod that looks at the store did not come whole", "the same command again")
     missing = frozenset(event["folder"] for event in events if event["event"] == "given" and not event["there"])
-    return States({event["step"]: event for event in events if event["event"] == "step"}, missing, done["metadata"]["creationTimestamp"])
+    return States(steps, missing, done["metadata"]["creationTimestamp"])
 
 
 def carry(kubectl: Kubectl, where: Where, folder: Path, given: str, paths: Mapping[str, Path]) -> None:

@@ -26,15 +26,12 @@ from toolkit.store import Store
 HERE = ("serve", "verify")
 """Stages whose servers no Job runs."""
 GRANTS = (
-    *((verb, "jobs.batch") for verb in ("create", "get", "delete")),
-    *((verb, "pods") for verb in ("create", "get", "list", "delete")),
+    *((verb, kind) for kind in ("jobs.batch", "pods") for verb in ("create", "get", "list", "watch", "delete")),
     ("get", "pods/log"),
     ("get", "persistentvolumeclaims"),
     ("list", "events"),
 )
-"""What a run asks of the cluster; copying the recipe's own files asks for pods/exec too."""
-
-
+"""What a run asks of the cluster (`kubectl delete --wait` lists and watches); copying the recipe's own files asks for pods/exec too."""
 OLDEST = (1, 29)
 """The first version whose Jobs wait for a pod's end before they replace it (podReplacementPolicy)."""
 GONE = ("--cascade=foreground", "--wait=true", "--timeout", "50s")
@@ -135,20 +132,25 @@ def follow(cluster: Kubectl, step: Step, wanted: Mapping[str, Any], store: Store
     """
     title = str(wanted["metadata"]["name"])
     console.step(step.name, step.id[:12], "run")
-    if not patience.answered(lambda: cluster.create(wanted), title):
-        found = patience.answered(lambda: cluster.get("job", title), title)
-        if found is None or ended_before(found, looked):
-            cluster.delete("job", title, *GONE)
-            cluster.create(wanted)
-        else:
-            console.note(f"the Job {title} is somebody's already: it is followed")
     try:
+        _start(cluster, title, wanted, looked)
         Following(cluster, title, step, store.log(step)).run()
     except UnreachableError:
         raise
     except (ThinkshipError, KeyboardInterrupt):
         _end(cluster, title)
         raise
+
+
+def _start(cluster: Kubectl, title: str, wanted: Mapping[str, Any], looked: str) -> None:
+    if patience.answered(lambda: cluster.create(wanted), title):
+        return
+    found = patience.answered(lambda: cluster.get("job", title), title)
+    if found is None or ended_before(found, looked):
+        patience.answered(lambda: cluster.delete("job", title, *GONE), title)
+        patience.answered(lambda: cluster.create(wanted), title)
+    else:
+        console.note(f"the Job {title} is somebody's already: it is followed")
 
 
 def _end(cluster: Kubectl, title: str) -> None:
