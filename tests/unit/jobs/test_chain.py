@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finished_store import FILES, finish
-from scripted import pod
+from scripted_kubectl import pod
 
 from toolkit import process, runs
 from toolkit.artifact import read_record, seal

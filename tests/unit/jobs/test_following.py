@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted import LOST, MISSING, RUNNING, Scripted, job, log, pod, pods, refuses, says
+from scripted_kubectl import LOST, MISSING, RUNNING, Scripted, job, log, pod, pods, refuses, says
 
 from toolkit import runs
 from toolkit.errors import BrokenError, FailedError, InvalidError, NotReadyError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from scripted import LOST, MISSING, RUNNING, THERE, Scripted, job, log, pod, pods, refuses, says
+from scripted_kubectl import LOST, MISSING, RUNNING, THERE, Scripted, job, log, pod, pods, refuses, says
 
 from toolkit import runs
 from toolkit.cli import cli

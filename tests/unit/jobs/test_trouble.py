@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scripted import RUNNING, pod
+from scripted_kubectl import RUNNING, pod
 
 from toolkit.runners.kubernetes import trouble
 
