@@ -89,11 +89,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same recipe by the local runner."""
+def begun(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the local runner with base and dataset of the same recipe."""
     store = tmp_path_factory.mktemp("local")
-    run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), *CHAIN, "--store", str(store), timeout=1800)
+    run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), "--until", "dataset", "--store", str(store), timeout=900)
     return store
+
+
+@pytest.fixture(scope="session")
+def local(tiny: Path, begun: Path) -> Path:
+    """The same recipe by the local runner, whole."""
+    run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), *CHAIN, "--store", str(begun), timeout=1800)
+    return begun
 
 
 @pytest.fixture(scope="session")
@@ -114,13 +121,8 @@ def images(cluster: str) -> None:
     bring(*(ensure(image(name)).tag for name in ("verify", "train", "convert")))
 
 
-@pytest.fixture
-def volume(namespace: Namespace, images: None, tiny: Path, wheel: Path, tmp_path: Path) -> Iterator[Volume]:
-    """A volume that is empty but for the wheel, where a killed base stage would have left it."""
-    root = tmp_path / "volume"
-    scratch = root / "runs" / ".scratch" / steps(tiny)[0].directory
-    scratch.mkdir(parents=True)
-    shutil.copy(wheel, scratch)
+def bound(namespace: Namespace, root: Path) -> None:
+    """Make a claim whose volume is a folder of this machine, with all that lies in it owned by the pods' user."""
     for path in (root, *root.rglob("*")):
         os.chown(path, USER, USER)
     for folder in (root, *root.parents):
@@ -136,10 +138,32 @@ def volume(namespace: Namespace, images: None, tiny: Path, wheel: Path, tmp_path
     ]
     run("kubectl", "apply", "--filename", "-", given=yaml.safe_dump_all(things))
     wait_for(lambda: namespace.get("pvc", "store")["status"]["phase"] == "Bound", 60, "the claim is bound")
+
+
+@pytest.fixture
+def bare(namespace: Namespace, images: None, tiny: Path, wheel: Path, tmp_path: Path) -> Iterator[Volume]:
+    """A volume that is empty but for the wheel, where a killed base stage would have left it."""
+    root = tmp_path / "volume"
+    scratch = root / "runs" / ".scratch" / steps(tiny)[0].directory
+    scratch.mkdir(parents=True)
+    shutil.copy(wheel, scratch)
+    bound(namespace, root)
     yield Volume(namespace, root, tiny, tmp_path / "logs")
     namespace.kubectl("delete", "jobs,pods", "--all", "--wait=true", "--timeout=120s", check=False)
     namespace.kubectl("delete", "pvc", "store", "--wait=true", "--timeout=120s", check=False)
-    run("kubectl", "delete", "pv", name, "--ignore-not-found", "--wait=false", check=False)
+    run("kubectl", "delete", "pv", namespace.name, "--ignore-not-found", "--wait=false", check=False)
+
+
+@pytest.fixture
+def volume(bare: Volume, begun: Path) -> Volume:
+    """A volume with base and dataset as the local runner sealed them."""
+    shutil.rmtree(bare.store)
+    bare.store.mkdir()
+    for step in steps(bare.recipe)[:2]:
+        shutil.copytree(begun / step.directory, bare.store / step.directory)
+    for path in (bare.store, *bare.store.rglob("*")):
+        os.chown(path, USER, USER)
+    return bare
 
 
 def in_training(volume: Volume, client: subprocess.Popen[str]) -> None:
@@ -157,21 +181,21 @@ def only_pod(volume: Volume, step: str) -> str:
     return str(pod["metadata"]["name"])
 
 
-def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(volume: Volume, local: Path) -> None:
+def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(bare: Volume, local: Path) -> None:
     began = time.monotonic()
-    with volume.started() as client:
-        in_training(volume, client)
-        killed = only_pod(volume, "train")
-        volume.namespace.kubectl("delete", "pod", killed, "--grace-period=0", "--force")
-        wait_for(lambda: any(pod["metadata"]["name"] != killed for pod in volume.pods("train")), 300, "the Job begins the step again")
+    with bare.started() as client:
+        in_training(bare, client)
+        killed = only_pod(bare, "train")
+        bare.namespace.kubectl("delete", "pod", killed, "--grace-period=0", "--force")
+        wait_for(lambda: any(pod["metadata"]["name"] != killed for pod in bare.pods("train")), 300, "the Job begins the step again")
         os.killpg(client.pid, signal.SIGKILL)
         client.wait()
-    working = volume.namespace.get("jobs", "--selector", "thinkship/step=train")["items"]
+    working = bare.namespace.get("jobs", "--selector", "thinkship/step=train")["items"]
     assert len(working) == 1 and not working[0]["status"].get("failed", 0) > 1, "the Job goes on without its client"
-    done = volume.run()
+    done = bare.run()
     FIGURES.append(f"a chain as Jobs, a pod and a client killed on the way: {time.monotonic() - began:.0f} s")
     assert "skip  base" in done.stdout and "it is followed" in done.stdout, done.stdout
-    mine, theirs = volume.records(), records(local)
+    mine, theirs = bare.records(), records(local)
     assert set(mine) == set(theirs) and len(mine) >= 7
     free = {"runner": "", "image": "", "seconds": 0, "files": (), "thinkship": ""}
     for step, record in mine.items():
@@ -181,8 +205,8 @@ def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(
         if step in EXACT:
             assert [file.sha256 for file in record.files] == [file.sha256 for file in theirs[step].files], step
         for file in record.files:
-            assert sha256(volume.store / f"{step}-{record.id[:12]}" / file.path) == file.sha256
-    assert not list(volume.store.glob(".scratch/*")) and not list(volume.store.glob(".given/*.part"))
+            assert sha256(bare.store / f"{step}-{record.id[:12]}" / file.path) == file.sha256
+    assert not list(bare.store.glob(".scratch/*")) and not list(bare.store.glob(".given/*.part"))
 
 
 def test_the_training_goes_on_from_its_checkpoint_and_the_log_comes_back(volume: Volume) -> None:
@@ -195,28 +219,27 @@ def test_the_training_goes_on_from_its_checkpoint_and_the_log_comes_back(volume:
     assert list((volume.logs / ".logs").glob("train-*.log"))
 
 
-def test_a_finished_run_has_nothing_left_to_do_with_either_runner(volume: Volume) -> None:
-    volume.run("--until", "dataset")
-    began = time.monotonic()
-    assert "nothing to do: every step is sealed" in volume.run("--until", "dataset").stdout
-    FIGURES.append(f"a look at a finished store: {time.monotonic() - began:.1f} s")
-    words = ("run", str(volume.recipe), "--until", "dataset", "--store", str(volume.store))
-    assert "nothing to do" in run(sys.executable, "-m", "toolkit.cli", *words).stdout
-
-
-def test_two_clients_make_one_step_once(volume: Volume) -> None:
-    with volume.started("--until", "dataset") as one, volume.started("--until", "dataset") as other:
+def test_two_clients_make_a_step_once_and_then_neither_runner_has_anything_to_do(bare: Volume) -> None:
+    with bare.started("--until", "dataset") as one, bare.started("--until", "dataset") as other:
         told = [client.communicate(timeout=900)[0] for client in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), told
     for step in ("base", "dataset"):
-        assert len(volume.pods(step)) == 1, "one Job, one pod"
+        assert len(bare.pods(step)) == 1, "one Job, one pod"
+    began = time.monotonic()
+    assert "nothing to do: every step is sealed" in bare.run("--until", "dataset").stdout
+    FIGURES.append(f"a look at a finished store: {time.monotonic() - began:.1f} s")
+    words = ("run", str(bare.recipe), "--until", "dataset", "--store", str(bare.store))
+    assert "nothing to do" in run(sys.executable, "-m", "toolkit.cli", *words).stdout
 
 
-def test_an_interrupt_takes_the_job_away_and_the_next_run_goes_on(volume: Volume) -> None:
+def test_a_training_pod_may_do_nothing_else_and_an_interrupt_takes_its_job_away(volume: Volume) -> None:
     with volume.started("--until", "train", "--no-gpu") as client:
         in_training(volume, client)
+        look = "import os; print(os.getuid(), os.path.exists('/var/run/secrets/kubernetes.io')); open('/opt/x', 'w')"
+        found = volume.namespace.kubectl("exec", only_pod(volume, "train"), "--container", "stage", "--", "python", "-c", look, check=False)
         os.kill(client.pid, signal.SIGINT)
         told, _ = client.communicate(timeout=120)
+    assert found.stdout.split() == [str(USER), "False"] and "Read-only file system" in found.stderr
     assert client.returncode == 130 and "was taken away" in told, told
     assert not volume.pods("train") and not list(volume.store.glob("train-*/record.json"))
     assert "goes on from what an earlier pod left" in volume.run("--until", "train", "--no-gpu").stdout
@@ -233,19 +256,20 @@ def test_an_error_of_the_stage_ends_the_job_at_once(volume: Volume, tmp_path: Pa
 
 
 def test_a_store_that_another_run_holds_is_left_alone(volume: Volume) -> None:
-    volume.run("--until", "base")
+    (volume.store / ".lock").touch()
+    os.chown(volume.store / ".lock", USER, USER)
     with (volume.store / ".lock").open("r+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        done = volume.run("--until", "dataset", check=False)
+        done = volume.run("--until", "train", "--no-gpu", check=False)
     assert done.returncode == 4 and "another run uses the store" in done.stderr, done.stderr
-    assert not list(volume.store.glob("dataset-*"))
+    assert not list(volume.store.glob("train-*"))
 
 
-def test_what_keeps_us_from_it_is_one_error_and_changes_nothing(volume: Volume, tmp_path: Path) -> None:
+def test_what_keeps_us_from_it_is_one_error_and_changes_nothing(bare: Volume, tmp_path: Path) -> None:
     config = yaml.safe_load(run("kubectl", "config", "view", "--raw", "--flatten").stdout)
     dead = {**config, "clusters": [{**one, "cluster": {**one["cluster"], "server": "https://127.0.0.1:9"}} for one in config["clusters"]]}
     (tmp_path / "dead").write_text(yaml.safe_dump(dead))
-    token = volume.namespace.kubectl("create", "token", "default").stdout.strip()
+    token = bare.namespace.kubectl("create", "token", "default").stdout.strip()
     weak = {**config, "users": [{"name": one["name"], "user": {"token": token}} for one in config["users"]]}
     (tmp_path / "weak").write_text(yaml.safe_dump(weak))
     cases: list[tuple[tuple[object, ...], dict[str, str], str]] = [
@@ -256,28 +280,18 @@ def test_what_keeps_us_from_it_is_one_error_and_changes_nothing(volume: Volume, 
         (("--until", "train", "--gpu"), {}, "GPUs are needed on one node"),
         (("--until", "base", "--registry", "registry.invalid/team"), {}, "cannot be pulled"),
     ]
-    if any("nvidia.com/gpu" in node["status"]["allocatable"] for node in volume.namespace.get("nodes")["items"]):
+    if any("nvidia.com/gpu" in node["status"]["allocatable"] for node in bare.namespace.get("nodes")["items"]):
         cases = [case for case in cases if "GPUs" not in case[2]]
     for words, env, expected in cases:
-        done = volume.run(*words, check=False, env=env)
+        done = bare.run(*words, check=False, env=env)
         assert done.returncode == 4 and expected in done.stderr, (words, done.stderr)
-        assert not volume.namespace.get("jobs")["items"] and not volume.namespace.get("pods")["items"]
-    assert [path.name for path in volume.store.iterdir()] == [".scratch"]
+        assert not bare.namespace.get("jobs")["items"] and not bare.namespace.get("pods")["items"]
+    assert [path.name for path in bare.store.iterdir()] == [".scratch"]
 
 
-def test_a_pod_may_do_nothing_else(volume: Volume) -> None:
-    with volume.started("--until", "train", "--no-gpu") as client:
-        in_training(volume, client)
-        look = "import os; print(os.getuid(), os.path.exists('/var/run/secrets/kubernetes.io')); open('/opt/x', 'w')"
-        found = volume.namespace.kubectl("exec", only_pod(volume, "train"), "--container", "stage", "--", "python", "-c", look, check=False)
-        os.kill(client.pid, signal.SIGINT)
-        client.communicate(timeout=120)
-    assert found.stdout.split() == [str(USER), "False"] and "Read-only file system" in found.stderr
-
-
-def test_the_jobs_are_taken_in_strict_mode(volume: Volume, tiny: Path) -> None:
-    volume.namespace.kubectl("label", "namespace", volume.namespace.name, "pod-security.kubernetes.io/warn=restricted")
-    text = volume.run(*CHAIN, "--gpu", "--secret", "hub", "--dry-run").stdout
-    taken = volume.namespace.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", given=text)
+def test_the_jobs_are_taken_in_strict_mode(bare: Volume, tiny: Path) -> None:
+    bare.namespace.kubectl("label", "namespace", bare.namespace.name, "pod-security.kubernetes.io/warn=restricted")
+    text = bare.run(*CHAIN, "--gpu", "--secret", "hub", "--dry-run").stdout
+    taken = bare.namespace.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", given=text)
     assert taken.stdout.count("created (server dry run)") == text.count("kind: Job\n") >= 7
     assert "would violate PodSecurity" not in taken.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path, PurePosixPath
 
@@ -22,10 +23,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "recipes"
 
 
-def copied(folder: Path, root: Path, given: str) -> None:
+def copied(folder: Path, root: Path, growing: str) -> None:
     """Do what `kubectl cp` does."""
     for path in PATHS.values():
-        target = Path(belongings.remote(PurePosixPath(root), given, path))
+        target = Path(belongings.remote(PurePosixPath(root), growing, path))
         (shutil.copytree if (folder / path).is_dir() else shutil.copy)(folder / path, target)
 
 
@@ -41,18 +42,34 @@ def test_they_are_named_by_what_they_hold(folder):
 
 def test_they_count_when_all_their_bytes_are_there(folder, tmp_path):
     root, given, expected = tmp_path / "store", belongings.name(folder, PATHS), belongings.contents(folder, PATHS)
-    belongings.begin(root, given, PATHS)
+    one = belongings.draft(given, "one")
+    belongings.begin(root, one, PATHS)
     with pytest.raises(BrokenError, match="did not come"):
-        belongings.keep(root, given, PATHS, expected)
-    copied(folder, root, given)
-    (root / f"{given}.part" / "data/rows.jsonl").write_text("data/row")
+        belongings.keep(root, one, given, PATHS, expected)
+    belongings.begin(root, one, PATHS)
+    copied(folder, root, one)
+    (root / one / "data/rows.jsonl").write_text("data/row")
     with pytest.raises(BrokenError, match="other bytes came"):
-        belongings.keep(root, given, PATHS, expected)
+        belongings.keep(root, one, given, PATHS, expected)
     assert not (root / given).exists()
-    belongings.begin(root, given, PATHS)
-    copied(folder, root, given)
-    belongings.keep(root, given, PATHS, expected)
-    assert (root / given / "model/deep/weights").read_text() == "model/deep/weights" and not (root / f"{given}.part").exists()
+    belongings.begin(root, one, PATHS)
+    copied(folder, root, one)
+    belongings.keep(root, one, given, PATHS, expected)
+    assert (root / given / "model/deep/weights").read_text() == "model/deep/weights" and not (root / one).exists()
+
+
+def test_two_copies_at_once_are_both_whole_and_a_killed_one_is_taken_away(folder, tmp_path):
+    root, given, expected = tmp_path / "store", belongings.name(folder, PATHS), belongings.contents(folder, PATHS)
+    one, other, killed = (belongings.draft(given, copy) for copy in ("one", "other", "killed"))
+    belongings.begin(root, killed, PATHS)
+    os.utime(root / killed, (1, 1))
+    for growing in (one, other):
+        belongings.begin(root, growing, PATHS)
+        copied(folder, root, growing)
+    for growing in (one, other):
+        belongings.keep(root, growing, given, PATHS, expected)
+    assert belongings.contents(root / given, PATHS) == expected
+    assert [path.name for path in (root / given).parent.iterdir()] == [Path(given).name]
 
 
 def test_a_recipes_paths_are_found_and_stay_below_it(demo_text):

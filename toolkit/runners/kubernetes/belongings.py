@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,8 @@ FOLDER = ".given"
 """Folder of the store in which they lie, each recipe's by what it holds."""
 DRAFT = ".part"
 """End of the name of what is not whole yet."""
+ABANDONED = 2 * 86400
+"""Seconds after which a copy that did not end is taken for one that was killed."""
 
 
 def local(recipe: Recipe) -> dict[str, Path]:
@@ -49,25 +52,36 @@ def _files(folder: Path, paths: Mapping[str, Path]) -> Iterator[Path]:
         yield from files_of(path) if path.is_dir() else (path,)
 
 
-def begin(root: Path, given: str, paths: Mapping[str, Path]) -> None:
-    """Make the folders that a recipe's files are to be copied into, and nothing of an attempt before."""
-    draft = root / (given + DRAFT)
-    shutil.rmtree(draft, ignore_errors=True)
+def draft(given: str, copy: str) -> str:
+    """Return where one copy of a recipe's files grows, below the store: two clients may bring the same ones."""
+    return f"{given}.{copy}{DRAFT}"
+
+
+def begin(root: Path, growing: str, paths: Mapping[str, Path]) -> None:
+    """Make the folders that a recipe's files are to be copied into, and take away what copies that were killed have left."""
+    for old in (root / growing).parent.glob(f"*{DRAFT}"):
+        if time.time() - old.stat().st_mtime > ABANDONED:
+            shutil.rmtree(old, ignore_errors=True)
     for path in paths.values():
-        (draft / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / growing / path).parent.mkdir(parents=True, exist_ok=True)
 
 
-def keep(root: Path, given: str, paths: Mapping[str, Path], expected: str) -> None:
-    """Give what was copied its name; BrokenError where it is not what was sent."""
-    draft, place = root / (given + DRAFT), root / given
-    missing = [str(path) for path in paths.values() if not (draft / path).exists()]
-    if missing or contents(draft, paths) != expected:
+def keep(root: Path, growing: str, given: str, paths: Mapping[str, Path], expected: str) -> None:
+    """Give what was copied its name, unless another copy has it; BrokenError where it is not what was sent."""
+    grown, place = root / growing, root / given
+    missing = [str(path) for path in paths.values() if not (grown / path).exists()]
+    if missing or contents(grown, paths) != expected:
         what = f"{', '.join(missing)} did not come" if missing else "other bytes came than were sent"
+        shutil.rmtree(grown, ignore_errors=True)
         raise BrokenError(f"copying the recipe's files to the volume: {what}", "the same command again; links inside a folder are not followed")
-    if not place.exists():
-        os.rename(draft, place)
+    try:
+        os.rename(grown, place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        shutil.rmtree(grown)
 
 
-def remote(root: PurePosixPath, given: str, path: Path) -> str:
+def remote(root: PurePosixPath, growing: str, path: Path) -> str:
     """Return where one of them is copied to."""
-    return str(root / (given + DRAFT) / path.as_posix())
+    return str(root / growing / path.as_posix())

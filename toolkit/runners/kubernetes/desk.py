@@ -69,14 +69,16 @@ def carry(kubectl: Kubectl, where: Where, folder: Path, given: str, paths: Mappi
     """Copy the recipe's own files to the volume, where they get their name when all their bytes are there; BrokenError where other bytes came."""
     expected = belongings.contents(folder, paths)
     names = json.dumps(sorted({path.as_posix() for path in paths.values()}))
-    with _made(kubectl, carrying(f"thinkship-carry-{secrets.token_hex(4)}", where)) as pod:
+    copy = secrets.token_hex(4)
+    growing = belongings.draft(given, copy)
+    with _made(kubectl, carrying(f"thinkship-carry-{copy}", where)) as pod:
         _until(kubectl, pod, ("Running",))
-        _inside(kubectl, pod, "begin", str(where.root), given, names)
+        _inside(kubectl, pod, "begin", str(where.root), growing, names)
         for path in sorted(set(paths.values())):
             console.note(f"copying {path} to {where.volume}/{given}")
-            target = f"{pod}:{belongings.remote(where.root, given, path)}"
+            target = f"{pod}:{belongings.remote(where.root, growing, path)}"
             kubectl.run("cp", str((folder / path).resolve()), target, "--container", OPEN, seconds=COPYING)
-        _inside(kubectl, pod, "keep", str(where.root), given, names, expected, seconds=COPYING)
+        _inside(kubectl, pod, "keep", str(where.root), growing, given, names, expected, seconds=COPYING)
 
 
 def _inside(kubectl: Kubectl, pod: str, *words: str, seconds: float = 60.0) -> None:

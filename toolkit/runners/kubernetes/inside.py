@@ -99,14 +99,14 @@ def seal(store: Store) -> None:
     _emit("note", text=f"{seconds:.1f} s")
 
 
-def begin(store: Store, given: str, paths: str) -> None:
+def begin(store: Store, growing: str, paths: str) -> None:
     """Make room for a recipe's own files."""
-    belongings.begin(store.root, given, _paths(paths))
+    belongings.begin(store.root, growing, _paths(paths))
 
 
-def keep(store: Store, given: str, paths: str, expected: str) -> None:
+def keep(store: Store, growing: str, given: str, paths: str, expected: str) -> None:
     """Take a recipe's own files for whole; errors as belongings.keep."""
-    belongings.keep(store.root, given, _paths(paths), expected)
+    belongings.keep(store.root, growing, given, _paths(paths), expected)
 
 
 def _require_writable(root: Path) -> None:
