@@ -19,7 +19,7 @@ from toolkit.export.command import export
 from toolkit.image_commands import images
 from toolkit.inspection.command import inspect
 from toolkit.making import command as making
-from toolkit.options import ENGINES, RECIPE, RUNNER, STAGES, STORE
+from toolkit.options import ANYWHERE, ENGINES, RECIPE, RUNNER, STAGES, STORE, cluster
 from toolkit.scoring import scoring
 
 
@@ -70,13 +70,14 @@ def lock(recipe: Path) -> None:
 @click.option("--until", "last", type=STAGES, help="Stop after this stage.")
 @click.option("--dry-run", "dry", is_flag=True, help="Print the steps and run nothing.")
 @click.option("--reclaim", is_flag=True, help="Free merged weights and GGUF files that are not served as soon as no later step needs them.")
-@RUNNER
+@ANYWHERE
+@cluster
 @STORE
-def run(recipe: Path, engines: tuple[Any, ...], last: str | None, store: Path, **how: Any) -> None:
+def run(recipe: Path, engines: tuple[Any, ...], last: str | None, store: Path, runner: str, dry: bool, reclaim: bool, **cluster: Any) -> None:
     """Run a recipe from base model to verified servers; what is done is not done again."""
     from toolkit import runs
 
-    runs.start(recipe, engines, last, store, runs.How(**how))
+    runs.start(recipe, engines, last, store, runs.How(runner, dry, reclaim, cluster))
 
 
 @cli.command()

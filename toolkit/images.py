@@ -66,7 +66,8 @@ class Image:
         """Return what it is built from, sorted: its folder, and for `verify` the host package too."""
         folders = [IMAGES / self.name, *((ROOT / name for name in ("toolkit", "modelfiles", "recipes")) if self.name == "verify" else ())]
         found = {path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-        return tuple(sorted({*found, IMAGES / "base.env"}))
+        pins = {IMAGES / "base.env"} | ({IMAGES / "ollama" / "versions.env"} if self.name == "verify" else set())
+        return tuple(sorted({*found, *pins}))
 
     def digest(self) -> str:
         """Return the id of the built image; NotReadyError where it is not built."""

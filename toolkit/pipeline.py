@@ -100,13 +100,14 @@ def _make(step: Step, store: Store, runner: Runner, directories: Mapping[str, Pa
     check(step.stage.name, task.output, step.recipe)
     seconds = round(time.monotonic() - began, 2)
     origin = {name: path.name for name, path in made.items()}
-    _seal(step, task.output, {"runner": runner.name, "made_from": origin, **where}, seconds)
+    seal_step(step, task.output, {"runner": runner.name, "made_from": origin, **where}, seconds)
     shutil.rmtree(task.scratch, ignore_errors=True)
     console.note(f"{seconds:.1f} s")
     return seconds
 
 
-def _seal(step: Step, directory: Path, where: Mapping[str, Any], seconds: float) -> None:
+def seal_step(step: Step, directory: Path, where: Mapping[str, Any], seconds: float) -> None:
+    """Write the record of a step that kept its contract: what was made, and where it ran."""
     seal(
         directory,
         step=step.name,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toolkit import console, lock_file, pipeline, recipe_file, resolve
-from toolkit.errors import BrokenError
+from toolkit.errors import BrokenError, UsageError
 from toolkit.fit import review
 from toolkit.pipeline import Runner
 from toolkit.plan import Step, plan, until
@@ -31,6 +31,8 @@ class How:
     """Only show the steps."""
     reclaim: bool = False
     """Free what no later step needs."""
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    """What is said of a cluster: volume, namespace, registry, secret, gpu, pod; None where it is not."""
 
 
 def steps(path: Path, engines: tuple[Any, ...] = (), last: str | None = None) -> tuple[Step, ...]:
@@ -102,6 +104,15 @@ def runner(name: str, engines: Iterable[str] = ()) -> Runner:
 
 def start(path: Path, engines: tuple[Any, ...], last: str | None, root: Path, how: How) -> None:
     """Do what `thinkship run` says; errors as `require` and `run`."""
+    if how.runner == "kubernetes":
+        from toolkit.runners.kubernetes import session
+
+        if how.reclaim:
+            raise UsageError("--reclaim frees files of a store on this machine", "leave it out, or run where the volume is mounted")
+        session.run(path, steps(path, engines, last), root, how.cluster, how.dry)
+        return
+    if alien := [f"--{name}" for name, value in how.cluster.items() if value is not None]:
+        raise UsageError(f"{', '.join(alien)} are for a cluster", "--runner kubernetes, or leave them out")
     if how.dry:
         console.show(table(steps(path, engines, last), root))
         return

@@ -16,6 +16,9 @@ from toolkit.plan import Step
 SPARE = 64 << 20
 """Bytes that must stay free beside what a stage is expected to write."""
 
+OWNER = "pod"
+"""File in a step's scratch folder: which pod began the step, and when. Whoever begins it anew takes it over."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -56,6 +59,7 @@ class Store:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
             self.scratch(step).mkdir(parents=True, exist_ok=True)
+            (self.scratch(step) / OWNER).unlink(missing_ok=True)
             self.log(step).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotReadyError(f"the store {self.root} cannot be written: {error.strerror}", "use --store with a folder of yours") from error

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from finished_store import finish
 from released_store import COMMITS, recipe_with, verify
+from scripted_kubectl import Scripted
 
 from toolkit import recipe_file
 from toolkit.export import served as export
 from toolkit.recipe import Recipe
 from toolkit.release.document import Release
 from toolkit.release.making import cut
+from toolkit.runners.kubernetes import desk, following, patience
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
@@ -96,3 +98,12 @@ def two_engines(tmp_path_factory: pytest.TempPathFactory) -> Release:
     folder = tmp_path_factory.mktemp("two-engines")
     recipe = recipe_with("llamacpp, ollama", folder / "recipes")
     return _cut(recipe, verify(recipe, folder / "store"))
+
+
+@pytest.fixture
+def kubectl(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """A scripted kubectl, and no pauses."""
+    monkeypatch.setattr(patience, "PAUSE", 0.0)
+    monkeypatch.setattr(desk, "PAUSE", 0.0)
+    monkeypatch.setattr(following, "SOON", 0.0)
+    return Scripted(monkeypatch)

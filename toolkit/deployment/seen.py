@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit import process
+from toolkit import kubectl, process
 from toolkit.errors import FailedError, NotReadyError
-from toolkit.process import Command, Completed
+from toolkit.kubectl import ask, last
+from toolkit.process import Completed
 
-SECONDS = 60.0
-"""Longest time of one look."""
-OLDEST = (1, 27)
-"""The chart's kubeVersion."""
 GRANTS = (
     *(("create", kind) for kind in ("deployments.apps", "services", "secrets", "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy")),
     *(("patch", kind) for kind in ("deployments.apps", "services")),
@@ -58,28 +54,12 @@ def require(namespace: str) -> None:
     """Raise NotReadyError where a tool is missing, the cluster cannot be reached or is too old, the namespace is not there, or we may not."""
     process.which("kubectl", "https://kubernetes.io/docs/tasks/tools")
     process.which("helm", "https://helm.sh/docs/intro/install (3.13 or newer)")
-    told = _ask("kubectl", "version", "--output", "json", "--request-timeout", "15s")
-    if told.code or "serverVersion" not in told.output:
-        raise NotReadyError(f"the cluster cannot be reached: {_last(told)}", "`kubectl cluster-info` must work: see KUBECONFIG and its context")
-    version = json.loads(told.output)["serverVersion"]
-    if (int(version["major"]), int(version["minor"].rstrip("+"))) < OLDEST:
-        raise NotReadyError(f"the cluster runs Kubernetes {version['gitVersion']}", "the chart needs 1.27 or newer")
-    there = _ask("kubectl", "get", "namespace", namespace, "--output", "name")
-    if there.code and "NotFound" in there.output:
-        raise NotReadyError(f"there is no namespace {namespace}", f"kubectl create namespace {namespace}")
-    lacking = [f"{verb} {kind}" for verb, kind in GRANTS if not _granted(namespace, verb, kind)]
-    if lacking:
-        message = f"you may not {', '.join(lacking)} in the namespace {namespace}"
-        raise NotReadyError(message, f"have the cluster role `edit` bound to you in {namespace}")
-
-
-def _granted(namespace: str, verb: str, kind: str) -> bool:
-    return _ask("kubectl", "auth", "can-i", verb, kind, "--namespace", namespace, "--quiet").code == 0
+    kubectl.require(namespace, GRANTS)
 
 
 def look(name: str, namespace: str, engine: str) -> Seen:
     """Return what is there of a deployment."""
-    told = _ask("kubectl", "--namespace", namespace, "get", "deployment", f"{name}-{engine}", "--output", "jsonpath={.spec.replicas}")
+    told = ask("kubectl", "--namespace", namespace, "get", "deployment", f"{name}-{engine}", "--output", "jsonpath={.spec.replicas}")
     replicas = int(told.output) if told.code == 0 and told.output.isdigit() else 0
     return Seen(installed(name, namespace), installed(canary_of(name), namespace), replicas)
 
@@ -91,17 +71,17 @@ def canary_of(name: str) -> str:
 
 def installed(name: str, namespace: str) -> Installed | None:
     """Return a Helm release, None where there is none; FailedError where Helm does not tell."""
-    history = _ask("helm", "history", name, "--namespace", namespace, "--max", "20", "--output", "json")
+    history = ask("helm", "history", name, "--namespace", namespace, "--max", "20", "--output", "json")
     if history.code:
         if "not found" in history.output:
             return None
-        raise FailedError(f"Helm does not tell what {name} is: {_last(history)}", f"helm history {name} --namespace {namespace}")
+        raise FailedError(f"Helm does not tell what {name} is: {last(history)}", f"helm history {name} --namespace {namespace}")
     revisions = json.loads(history.output)
     by_status = {status: [one["revision"] for one in revisions if one["status"] == status] for status in ("deployed", "superseded")}
     good = max(by_status["deployed"] or by_status["superseded"], default=None)
     values: dict[str, Any] = {}
     if good is not None:
-        told = _ask("helm", "get", "values", name, "--namespace", namespace, "--revision", str(good), "--output", "json")
+        told = ask("helm", "get", "values", name, "--namespace", namespace, "--revision", str(good), "--output", "json")
         values = (json.loads(told.output) or {}) if told.code == 0 else {}
     return Installed(revisions[-1]["status"], good, values)
 
@@ -112,22 +92,9 @@ def rehearse(name: str, namespace: str, chart: Path, text: str) -> None:
         file = Path(folder) / "values.yaml"
         file.write_text(text, encoding="utf-8")
         words = ("helm", "upgrade", name, str(chart), "--install", "--namespace", namespace, "--values", str(file), "--dry-run=server")
-        told = _ask(*words)
+        told = ask(*words)
     if told.code:
         raise NotReadyError(f"the chart cannot be installed as {name}: {_words(told)}", "mend what it names; nothing was changed")
-
-
-def _ask(*argv: str) -> Completed:
-    """Run a program that only looks, and return what it said on both its outputs; FailedError where it takes too long."""
-    with tempfile.NamedTemporaryFile() as errors:
-        done = process.run(Command(argv), log=Path(errors.name), timeout=SECONDS, check=False)
-        said = Path(errors.name).read_text(encoding="utf-8", errors="replace")
-    return done if done.code == 0 else Completed(done.code, done.output + said)
-
-
-def _last(told: Completed) -> str:
-    lines: Sequence[str] = told.output.strip().splitlines()
-    return lines[-1] if lines else f"exit code {told.code}"
 
 
 def _words(told: Completed) -> str:

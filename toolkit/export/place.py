@@ -50,31 +50,31 @@ class Place:
                 return {"emptyDir": {}}
 
 
-def parse(text: str) -> Place:
-    """Take an address apart; UsageError says what is wrong with it."""
+def parse(text: str, option: str = "--model") -> Place:
+    """Take an address apart that an option was given; UsageError says what is wrong with it."""
     if text == "image":
         return Place("image", text=text)
     kind, separator, rest = text.partition("://")
     if not separator or kind not in KINDS or not rest or re.search(r"\s", text):
-        raise UsageError(f"--model {text!r} is no place of a model", REMEDY)
+        raise UsageError(f"{option} {text!r} is no place of a model", REMEDY)
     if kind == "oci":
         return Place(kind, rest, text=text)
     if kind == "hostpath":
         if not rest.startswith("/") or not rest.strip("/"):
-            raise UsageError(f"--model {text!r} names no absolute path", "hostpath:///srv/models")
+            raise UsageError(f"{option} {text!r} names no absolute path", "hostpath:///srv/models")
         return Place(kind, folder=rest.strip("/"), text=text)
-    return _named(kind, text)
+    return _named(kind, text, option)
 
 
-def _named(kind: str, text: str) -> Place:
+def _named(kind: str, text: str, option: str) -> Place:
     if kind == "hf":
         if not re.match(r"^hf://[\w.-]+/[\w.-]+@[\w./-]+$", text):
-            raise UsageError(f"--model {text!r} names no commit", "hf://OWNER/NAME@COMMIT: a branch may move to other bytes than those verified")
+            raise UsageError(f"{option} {text!r} names no commit", "hf://OWNER/NAME@COMMIT: a branch may move to other bytes than those verified")
         name = text.removeprefix("hf://")
         return Place(kind, name, text=text)
     name, folder = text.partition("://")[2].partition("/")[::2]
     if kind == "pvc" and not NAME.match(name):
-        raise UsageError(f"--model {text!r}: {name!r} cannot name a claim", "lower-case letters, digits, '-' and '.'")
+        raise UsageError(f"{option} {text!r}: {name!r} cannot name a claim", "lower-case letters, digits, '-' and '.'")
     if kind in ("http", "https") and not urlsplit(text).hostname:
-        raise UsageError(f"--model {text!r} names no host", REMEDY)
+        raise UsageError(f"{option} {text!r} names no host", REMEDY)
     return Place(kind, name, folder.strip("/"), text)

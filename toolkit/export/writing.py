@@ -54,7 +54,7 @@ def training(path: Path, *, claim: str, nodes: int, registry: str, output: Path 
 
 def write(documents: Sequence[dict[str, Any]], path: Path, several: Sequence[Served], output: Path | None) -> None:
     """Write documents to a file or to standard output; NotReadyError where the file cannot be written."""
-    text = "".join(_head(path, several)) + "---\n".join(map(_yaml, documents))
+    text = "".join(_head(path, several)) + as_yaml(documents)
     if output is None:
         console.emit(text)
         return
@@ -85,5 +85,6 @@ def _text(dumper: _Plain, text: str) -> yaml.Node:
 _Plain.add_representer(str, _text)
 
 
-def _yaml(document: dict[str, Any]) -> str:
-    return yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+def as_yaml(documents: Sequence[dict[str, Any]]) -> str:
+    """Return documents as one text."""
+    return "---\n".join(yaml.dump(one, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120) for one in documents)
