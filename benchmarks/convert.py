@@ -1,6 +1,6 @@
 """Times base and adapter straight to GGUF against merging and then converting, on random bfloat16 weights of a known shape; with memory and disk.
 
-    images/convert's python benchmarks/convert.py SHAPE FOLDER [--kind q8_0] [--rank 16]
+    images/convert's python benchmarks/convert.py SHAPE FOLDER [--kind q8_0] [--rank 16] [--layers N]
 
 SHAPE is a name of toolkit/fit/shapes.json; the model is written as a Llama one, whose heads the converter reorders. Every run is a process of its own
 and begins without the base in the page cache. Three ways: merging (images/train/merged_checkpoint.py) and llama.cpp's converter as it is; merging and
@@ -29,13 +29,13 @@ OURS = "import sys; sys.path.insert(0, sys.argv[1]); import converter as c; from
 OURS += "c.convert(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], *((Path(sys.argv[5]), 'bfloat16') if len(sys.argv) > 5 else ()))"
 
 
-def write_inputs(shape: str, folder: Path, rank: int) -> None:
+def write_inputs(shape: str, folder: Path, rank: int, layers: int | None) -> None:
     """Write a random base with a tokenizer that the converter knows, and an adapter of all its linear layers."""
     import random_model
     import tiny
 
     base, adapter = folder / "base" / "model", folder / "adapter"
-    random_model.make(shape, base)
+    random_model.make(shape, base, layers=layers)
     words = tiny.tokenizer()
     words.save_pretrained(base)
     tiny._complete_tokenizer(base)
@@ -118,9 +118,10 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--kind", default="q8_0", choices=["f16", "bf16", "q8_0"])
     options.add_argument("--rank", type=int, default=16)
+    options.add_argument("--layers", type=int, help="so many of the shape's layers, for a small disk")
     options.add_argument("--merge", type=Path, default=IMAGES / "train", help="folder of merged_checkpoint.py")
     given = options.parse_args()
-    write_inputs(given.shape, given.folder, given.rank)
+    write_inputs(given.shape, given.folder, given.rank, given.layers)
     base, adapter, out = given.folder / "base" / "model", given.folder / "adapter", given.folder / "out"
     if not given.shape.startswith("qwen2"):
         drop_norms(base)

@@ -1,6 +1,6 @@
 """Makes a checkpoint of a known shape with random weights, for memory and speed, which do not depend on what the weights are.
 
-    python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4|zeros]
+    python3 benchmarks/random_model.py SHAPE FOLDER [--stored bf16|nf4|zeros] [--layers N]
 
 SHAPE is a name of toolkit/fit/shapes.json, such as qwen2-32b. Needs torch, safetensors and tokenizers; nf4 needs bitsandbytes and a GPU. In bf16 one
 layer's tensors are written under every layer's name: 65 GB in half a minute, a tmpfs where the disk is small; zeros are bf16 too, and holes of their
@@ -117,9 +117,10 @@ def files(shape: dict[str, Any], kind: str, stored: str) -> Iterator[dict[str, t
     yield ends if shape["tied"] else {**ends, "lm_head.weight": table.clone()}
 
 
-def make(kind: str, folder: Path, stored: str = "bf16") -> None:
-    """Write the checkpoint, with a tokenizer of as many words as the vocabulary has rows."""
+def make(kind: str, folder: Path, stored: str = "bf16", layers: int | None = None) -> None:
+    """Write the checkpoint, of so many layers or all, with a tokenizer of as many words as the vocabulary has rows."""
     shape = json.loads(SHAPES.read_text(encoding="utf-8"))["shapes"][kind]
+    shape["layers"] = layers or shape["layers"]
     folder.mkdir(parents=True)
     where = {}
     for number, content in enumerate(files(shape, kind, stored), 1):
@@ -182,9 +183,10 @@ def main() -> None:
     options.add_argument("shape")
     options.add_argument("folder", type=Path)
     options.add_argument("--stored", choices=["bf16", "nf4", "zeros"], default="bf16")
+    options.add_argument("--layers", type=int)
     given = options.parse_args()
     began = time.monotonic()
-    make(given.shape, given.folder, given.stored)
+    make(given.shape, given.folder, given.stored, given.layers)
     size = sum(path.stat().st_size for path in given.folder.iterdir())
     print(f"{given.shape} in {given.stored}: {size / 1e9:.1f} GB in {time.monotonic() - began:.0f} s")
 
