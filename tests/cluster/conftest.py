@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, run
+from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, fresh, run
 from skips import skip_or_fail
 
 from toolkit.stages import ROOT
@@ -37,10 +36,8 @@ def cluster(helm: str) -> str:
 
 @pytest.fixture
 def namespace(cluster: str) -> Iterator[Namespace]:
-    place = Namespace(f"thinkship-{secrets.token_hex(3)}")
-    run("kubectl", "create", "namespace", place.name)
-    yield place
-    run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
+    with fresh() as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ class Namespace:
         port = self.get("service", service)["spec"]["ports"][0]["nodePort"]
         addresses = self.get("nodes")["items"][0]["status"]["addresses"]
         return f"http://{next(one['address'] for one in addresses if one['type'] == 'InternalIP')}:{port}/v1"
+
+
+@contextmanager
+def fresh() -> Iterator[Namespace]:
+    """Make a namespace and take it away."""
+    place = Namespace(f"thinkship-{secrets.token_hex(3)}")
+    run("kubectl", "create", "namespace", place.name)
+    yield place
+    run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
 
 
 def wait_for(done: Callable[[], bool], seconds: float, what: str) -> float:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, run, wait_for
+from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, fresh, run, wait_for
 from streams import Streams
 from untuned import untuned
 
@@ -30,8 +31,9 @@ MODEL = "smollm2-demo"
 
 @dataclass
 class Team:
-    """A namespace with a deployment called demo, whose values make it small and reachable."""
+    """A namespace with a deployment, whose values make it small and reachable."""
 
+    name: str
     namespace: Namespace
     store: Path
     values: Path
@@ -44,7 +46,7 @@ class Team:
 
     def deploy_argv(self, release: str, *words: object) -> list[str]:
         """Return the command line that deploys a release."""
-        place = ("--namespace", self.namespace.name, "--model", f"hostpath://{self.store.resolve()}", "--values", self.values, "--name", "demo")
+        place = ("--namespace", self.namespace.name, "--model", f"hostpath://{self.store.resolve()}", "--values", self.values, "--name", self.name)
         return self.argv("deploy", self.releases[release], *place, *words)
 
     def run(self, argv: list[str], check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +58,7 @@ class Team:
     @property
     def state(self) -> Deployment:
         """What the store says is deployed."""
-        return Ledger(self.store, "demo").read("k8s")
+        return Ledger(self.store, self.name).read("k8s")
 
     def serves(self, release: str) -> bool:
         """Whether a release serves alone, with nothing left over."""
@@ -65,7 +67,7 @@ class Team:
         names = {one["name"] for one in json.loads(self.namespace.helm("list", "--all", "--output", "json").stdout)}
         pods = [pod for pod in self.namespace.pods("llamacpp") if not pod["metadata"].get("deletionTimestamp")]
         marks = {pod["metadata"]["annotations"]["thinkship/release"] for pod in pods}
-        return names == {"demo"} and marks == {load(self.releases[release]).id} == {found.current.release.id}
+        return names == {self.name} and marks == {load(self.releases[release]).id} == {found.current.release.id}
 
 
 @pytest.fixture(scope="session")
@@ -75,20 +77,34 @@ def verified(store: Path) -> Path:
     return store
 
 
-@pytest.fixture
-def team(namespace: Namespace, verified: Path, tmp_path: Path) -> Iterator[Team]:
-    good = cut(RECIPE, verified, Commits(thinkship="1" * 40, recipe="1" * 40))
-    for name in ("verify", "llamacpp"):
-        ensure(image(name))
+@contextmanager
+def joined(name: str, namespace: Namespace, store: Path, folder: Path) -> Iterator[Team]:
+    """Bring the images and write three releases; take all away at the end."""
+    good = cut(RECIPE, store, Commits(thinkship="1" * 40, recipe="1" * 40))
+    for title in ("verify", "llamacpp"):
+        ensure(image(title))
     bring(good.tools, good.engines[0].image)
     values = {"engines": {"llamacpp": {"resources": LIGHT, "service": {"type": "NodePort"}, "replicas": 2}}}
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
     namespace.secret()
-    found = Team(namespace, verified, tmp_path / "values.yaml", made(good, verified, tmp_path), {**os.environ, "PYTHONPATH": str(ROOT)})
-    yield found
-    for name in ("demo-canary", "demo"):
-        namespace.helm("uninstall", name, "--ignore-not-found", "--wait", check=False)
-    Ledger(verified, "demo").path.unlink(missing_ok=True)
+    yield Team(name, namespace, store, folder / "values.yaml", made(good, store, folder), {**os.environ, "PYTHONPATH": str(ROOT)})
+    for title in (f"{name}-canary", name):
+        namespace.helm("uninstall", title, "--ignore-not-found", "--wait", check=False)
+    Ledger(store, name).path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def team(cluster: str, verified: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """The team whose deployment the tests go on with, one after the other."""
+    with fresh() as namespace, joined("demo", namespace, verified, tmp_path_factory.mktemp("team")) as found:
+        yield found
+
+
+@pytest.fixture
+def newcomer(namespace: Namespace, verified: Path, tmp_path: Path) -> Iterator[Team]:
+    """A team that has deployed nothing yet."""
+    with joined("new", namespace, verified, tmp_path) as found:
+        yield found
 
 
 def made(good: Release, store: Path, folder: Path) -> dict[str, Path]:
@@ -140,11 +156,10 @@ def endpoints(team: Team) -> list[str]:
     return [address for part in found for one in part["endpoints"] or [] if one["conditions"]["ready"] for address in one["addresses"]]
 
 
-@pytest.mark.parametrize("word", ["starts as", "is held against", "is rolled out"])
-def test_a_deployment_that_is_killed_leaves_the_old_one_serving_and_goes_on(team: Team, word: str) -> None:
-    team.run(team.deploy_argv("old"))
+@pytest.mark.parametrize(("word", "release"), [("starts as", "new"), ("is held against", "old"), ("is rolled out", "new")])
+def test_a_deployment_that_is_killed_leaves_the_old_one_serving_and_goes_on(team: Team, word: str, release: str) -> None:
     with Streams(team.namespace.address("demo-llamacpp"), MODEL, "sesame", 2) as streams:
-        argv = team.deploy_argv("new")
+        argv = team.deploy_argv(release)
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=team.env) as running:
             assert running.stdout
             for line in running.stdout:
@@ -153,31 +168,31 @@ def test_a_deployment_that_is_killed_leaves_the_old_one_serving_and_goes_on(team
             time.sleep(1.5)
             os.kill(running.pid, signal.SIGKILL)
         assert team.state.candidate
-        team.run(team.deploy_argv("new"))
+        team.run(team.deploy_argv(release))
     assert not streams.failed, streams.failed
-    wait_for(lambda: team.serves("new"), 120, "the old pods are gone")
+    wait_for(lambda: team.serves(release), 120, "the pods before are gone")
 
 
-def test_what_keeps_us_from_a_cluster_is_one_error_and_changes_nothing(team: Team, tmp_path: Path) -> None:
+def test_what_keeps_us_from_a_cluster_is_one_error_and_changes_nothing(newcomer: Team, tmp_path: Path) -> None:
     config = yaml.safe_load(run("kubectl", "config", "view", "--raw", "--flatten").stdout)
     dead = {**config, "clusters": [{**one, "cluster": {**one["cluster"], "server": "https://127.0.0.1:9"}} for one in config["clusters"]]}
     (tmp_path / "dead").write_text(yaml.safe_dump(dead))
-    done = team.run(team.deploy_argv("old"), check=False, KUBECONFIG=str(tmp_path / "dead"))
+    done = newcomer.run(newcomer.deploy_argv("old"), check=False, KUBECONFIG=str(tmp_path / "dead"))
     assert done.returncode == 4 and "the cluster cannot be reached" in done.stderr, done.stderr
-    token = team.namespace.kubectl("create", "token", "default").stdout.strip()
+    token = newcomer.namespace.kubectl("create", "token", "default").stdout.strip()
     weak = {**config, "users": [{"name": one["name"], "user": {"token": token}} for one in config["users"]]}
     (tmp_path / "weak").write_text(yaml.safe_dump(weak))
-    done = team.run(team.deploy_argv("old"), check=False, KUBECONFIG=str(tmp_path / "weak"))
+    done = newcomer.run(newcomer.deploy_argv("old"), check=False, KUBECONFIG=str(tmp_path / "weak"))
     assert done.returncode == 4 and "you may not create deployments.apps" in done.stderr, done.stderr
-    team.namespace.kubectl("delete", "secret", "thinkship")
-    done = team.run(team.deploy_argv("old"), check=False)
+    newcomer.namespace.kubectl("delete", "secret", "thinkship")
+    done = newcomer.run(newcomer.deploy_argv("old"), check=False)
     assert done.returncode == 4 and "there is no Secret thinkship" in done.stderr, done.stderr
-    assert not json.loads(team.namespace.helm("list", "--all", "--output", "json").stdout) and not team.namespace.get("deployments")["items"]
-    assert team.state == Deployment(name="demo", goal="k8s", namespace="default")
+    assert not json.loads(newcomer.namespace.helm("list", "--all", "--output", "json").stdout) and not newcomer.namespace.get("deployments")["items"]
+    assert newcomer.state == Deployment(name="new", goal="k8s", namespace="default")
 
 
-def test_a_helm_release_of_somebody_else_is_left_alone(team: Team, values: Callable[..., dict[str, Any]]) -> None:
-    team.namespace.deploy("demo", values("llamacpp"), "--wait", "--timeout", "5m", timeout=330)
-    done = team.run(team.deploy_argv("old"), check=False)
+def test_a_helm_release_of_somebody_else_is_left_alone(newcomer: Team, values: Callable[..., dict[str, Any]]) -> None:
+    newcomer.namespace.deploy("new", values("llamacpp"), "--wait", "--timeout", "5m", timeout=330)
+    done = newcomer.run(newcomer.deploy_argv("old"), check=False)
     assert done.returncode == 4 and "was not deployed from this store" in done.stderr, done.stderr
-    assert len(json.loads(team.namespace.helm("history", "demo", "--output", "json").stdout)) == 1
+    assert len(json.loads(newcomer.namespace.helm("history", "new", "--output", "json").stdout)) == 1
