@@ -24,8 +24,6 @@ from toolkit.runners.environment import Environment
 from toolkit.runs import steps
 from toolkit.stages import ROOT
 
-EXACT = ("base", "dataset")
-"""Steps whose bytes depend on no order of sums: training in another number of threads rounds otherwise, and so does all that is made of it."""
 USER = 10001
 CHAIN = ("--engine", "ollama", "--until", "modelfile")
 
@@ -95,13 +93,6 @@ def begun(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("local")
     run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), "--until", "dataset", "--store", str(store), timeout=900)
     return store
-
-
-@pytest.fixture(scope="session")
-def local(tiny: Path, begun: Path) -> Path:
-    """The same recipe by the local runner, whole."""
-    run(sys.executable, "-m", "toolkit.cli", "run", str(tiny), *CHAIN, "--store", str(begun), timeout=1800)
-    return begun
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +173,7 @@ def only_pod(volume: Volume, step: str) -> str:
     return str(pod["metadata"]["name"])
 
 
-def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(bare: Volume, local: Path) -> None:
+def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(bare: Volume, begun: Path) -> None:
     began = time.monotonic()
     with bare.started() as client:
         in_training(bare, client)
@@ -196,17 +187,18 @@ def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(
     done = bare.run()
     FIGURES.append(f"a chain as Jobs, a pod and a client killed on the way: {time.monotonic() - began:.0f} s")
     assert "skip  base" in done.stdout and "it is followed" in done.stdout, done.stdout
-    mine, theirs = bare.records(), records(local)
-    assert set(mine) == set(theirs) and len(mine) >= 7
-    free = {"runner": "", "image": "", "seconds": 0, "files": (), "thinkship": ""}
+    mine, theirs = bare.records(), records(begun)
+    planned = {step.name: step.id for step in steps(bare.recipe, ("ollama",), "modelfile")}
+    assert {name: record.id for name, record in mine.items()} == planned and len(mine) >= 7
     for step, record in mine.items():
-        assert record.model_copy(update=free) == theirs[step].model_copy(update=free), step
-        assert {file.path for file in record.files} == {file.path for file in theirs[step].files}, step
         assert record.runner == "kubernetes" and (not record.image or record.image.startswith("thinkship/"))
-        if step in EXACT:
-            assert [file.sha256 for file in record.files] == [file.sha256 for file in theirs[step].files], step
         for file in record.files:
             assert sha256(bare.store / f"{step}-{record.id[:12]}" / file.path) == file.sha256
+    free = {"runner": "", "image": "", "seconds": 0, "thinkship": ""}
+    for step, record in theirs.items():  # base and dataset: their bytes depend on no order of sums
+        assert mine[step].model_copy(update=free) == record.model_copy(update=free), step
+    words = ("run", str(bare.recipe), *CHAIN, "--store", str(bare.store))
+    assert "nothing to do" in run(sys.executable, "-m", "toolkit.cli", *words).stdout, "the local runner takes them for its own"
     assert not list(bare.store.glob(".scratch/*")) and not list(bare.store.glob(".given/*.part"))
 
 
