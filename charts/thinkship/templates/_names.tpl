@@ -25,7 +25,7 @@ llamacpp:
 {{- $given := dict }}
 {{- range $name, $stated := .Values.engines }}
 {{- if $stated }}
-{{- $usual := dict "args" list "env" dict "replicas" 1 "gpus" 0 "resources" dict "startupSeconds" 600 "drainSeconds" 60 "service" dict "host" "" "cache" dict "shm" "2Gi" "autoscaling" dict }}
+{{- $usual := dict "args" list "env" dict "replicas" 1 "maxSurge" 1 "gpus" 0 "resources" dict "startupSeconds" 600 "drainSeconds" 60 "service" dict "host" "" "cache" dict "shm" "2Gi" "autoscaling" dict }}
 {{- $_ := set $given $name (merge (dict "facts" (index $facts $name)) (deepCopy $stated) $usual) }}
 {{- end }}
 {{- end }}
