@@ -107,6 +107,8 @@ def test_probes_are_apart_and_the_start_has_the_seconds_that_are_stated() -> Non
 def test_the_old_answers_until_the_new_has_and_begun_answers_are_finished() -> None:
     (one,) = rendered(PLAIN)["Deployment"]
     assert one["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    (waves,) = rendered(changed(PLAIN, "engines/llamacpp/maxSurge", "25%"))["Deployment"]
+    assert waves["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
     pod = one["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == 90
     assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
@@ -130,6 +132,7 @@ REFUSED = {
     "an engine that does not exist": (changed(PLAIN, "engines/sglang", LLAMACPP), "sglang"),
     "a key that does not exist": (changed(PLAIN, "engines/llamacpp/gpu", 1), "gpu"),
     "replicas of the wrong type": (changed(PLAIN, "engines/llamacpp/replicas", "two"), "replicas"),
+    "a surge of nothing": (changed(PLAIN, "engines/llamacpp/maxSurge", "0%"), "maxSurge"),
     "an image without a tag": (changed(PLAIN, "engines/llamacpp/image", "thinkship/llamacpp"), "image"),
     "a checksum that is none": (changed(PLAIN, "model/files", [{"path": "a", "size": 1, "sha256": "0"}]), "sha256"),
     "a path that leads out": (changed(PLAIN, "model/files", [{"path": "a/../../b", "size": 1, "sha256": "0" * 64}]), "path"),
