@@ -92,8 +92,10 @@ def fresh() -> Iterator[Namespace]:
     """Make a namespace and take it away."""
     place = Namespace(f"thinkship-{secrets.token_hex(3)}")
     run("kubectl", "create", "namespace", place.name)
-    yield place
-    run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
+    try:
+        yield place
+    finally:
+        run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
 
 
 def wait_for(done: Callable[[], bool], seconds: float, what: str) -> float:
