@@ -22,7 +22,7 @@ from openai import AuthenticationError, BadRequestError, OpenAI
 Values = Callable[..., dict[str, Any]]
 MARK = "thinkship/faults"
 FLEET = 20
-SLOW = 10_000_000
+SLOW = 20_000_000
 """Bytes a second: a bad network disk. The model has 145 MB, read once for its checksum and once by the engine."""
 ASK = """
 import json, pathlib, urllib.request
@@ -73,7 +73,7 @@ def test_a_flood_of_long_prompts_is_refused_or_answered_and_restarts_nothing(ben
     def flood(number: int) -> list[str]:
         told = []
         with OpenAI(base_url=bench.url, api_key=bench.key, max_retries=0, timeout=100) as client:
-            for turn in range(3):
+            for turn in range(2):
                 words = f"{number} {turn} " + "apple " * (700 if turn == 1 and number % 4 == 0 else 3000)
                 try:
                     client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": words}], max_tokens=16)
@@ -88,7 +88,7 @@ def test_a_flood_of_long_prompts_is_refused_or_answered_and_restarts_nothing(ben
     slowest = max(one.seconds for one in seen.streams.log)
     told = f"{len(found) - len(refused)} prompts of 700 words answered, {len(refused)} of 3000 refused"
     FIGURES.append(f"a flood: {told}, the slowest short one took {slowest:.0f} s: {refused[0][:200]}")
-    assert len(refused) == 44 and all("exceeds the available context size (1024 tokens)" in one for one in refused), found
+    assert len(refused) == 28 and all("exceeds the available context size (1024 tokens)" in one for one in refused), found
     assert not seen.lost, seen.lost
     assert bench.restarts() == restarts
     assert slowest < 60
@@ -197,7 +197,7 @@ def test_a_slow_disk_is_waited_for(bench: Bench, tmp_path_factory: pytest.TempPa
         new[:] = new or [pod for pod in bench.pods() if pod["metadata"]["uid"] not in old]
         return str(new[0]["metadata"]["uid"]) if new else ""
 
-    with bench.load("disk of 10 MB/s") as seen:
+    with bench.load("disk of 20 MB/s") as seen:
         seen.began = time.time()
         with slow_disk(first, copy, SLOW):
             bench.upgrade(given)
@@ -280,5 +280,7 @@ def test_a_fleet_of_twenty_answers(namespace: Namespace, values: Values) -> None
         answers = list(pool.map(answer, namespace.pods("llamacpp")))
     FIGURES.append(f"a fleet: {FLEET} replicas ready {ready:.0f} s after helm install, each answered {time.monotonic() - began:.0f} s after it")
     TABLE.add("fleet of 20 replicas", len(answers), sum("72" not in one for one in answers), ready, "not watched")
+    namespace.helm("uninstall", "demo")
+    namespace.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")  # nobody asks them: they need not take their leave
     assert len(answers) == FLEET and all("72" in one for one in answers), answers
     assert ready < 240
