@@ -121,13 +121,13 @@ SECTION = f"""{TITLE}
 
 Planted on a real one-node Kubernetes (2 cores) while {{clients}} clients stream one chat after another from two replicas of llama.cpp with the
 demo's model, and try nothing twice. Failed are requests of theirs that had no whole answer; recovered is the time until both replicas answer again,
-from the moment that the test names (`tests/cluster/test_faults.py`, which bounds each figure): from the kill, from the GPUs' or the node's return, from
+from the moment that the test names (`tests/cluster/test_faults.py`, which bounds each figure): from the kill, from the return of GPUs or node, from
 taking an upgrade back; for the slow disk until the first new replica answers, for the rolling update and the fleet until all do. Both GPU pods go
 without clients; each replica of the fleet is asked one question and must answer it right, with reasoning. Alerts are the chart's own, seen by a real
-Prometheus with a real kube-state-metrics; it scrapes each second where the chart says each 30, and a rule waits as long as in the chart. An alert that
-was only pending wakes nobody, as is right for what mends itself. Nothing is alerted for an upgrade that stops at a volume too small: `helm --atomic`
-and `thinkship deploy` say it. Written by `THINKSHIP_CLUSTER_FAULTS=docs/faults.md pytest tests/cluster/test_faults.py tests/cluster/test_service.py`;
-a run of some of them renews their rows.
+Prometheus with a real kube-state-metrics; it scrapes each second where the chart says each 30, and a rule waits as long as in the chart. An alert
+that was only pending wakes nobody, as is right for what mends itself. No rule tells of an upgrade that stops at a volume too small, as the old ones
+serve: `helm upgrade --atomic` does. Written by `THINKSHIP_CLUSTER_FAULTS=docs/faults.md pytest tests/cluster/test_faults.py
+tests/cluster/test_service.py`; a run of some of them renews their rows.
 
 | fault | requests | failed | recovered after, s | alert fired |
 | --- | --- | --- | --- | --- |
