@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bench import TABLE
 from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, fresh, run
 from skips import skip_or_fail
 
@@ -79,6 +80,8 @@ def values(exported: Callable[..., Any], store: Path) -> Callable[..., dict[str,
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what was measured."""
-    for line in FIGURES:
+    """Tell what was measured; THINKSHIP_CLUSTER_FAULTS names a page whose table of faults is renewed."""
+    for line in (*FIGURES, *TABLE.rows.values()):
         terminalreporter.write_line(line)
+    if page := os.environ.get("THINKSHIP_CLUSTER_FAULTS"):
+        TABLE.write(Path(page))

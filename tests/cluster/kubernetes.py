@@ -83,7 +83,7 @@ class Namespace:
     def address(self, service: str) -> str:
         """Return the address at which a NodePort is reached from this machine."""
         port = self.get("service", service)["spec"]["ports"][0]["nodePort"]
-        addresses = self.get("nodes")["items"][0]["status"]["addresses"]
+        addresses = [one for node in self.get("nodes")["items"] for one in node["status"].get("addresses", ())]  # a node of a simulation has none
         return f"http://{next(one['address'] for one in addresses if one['type'] == 'InternalIP')}:{port}/v1"
 
 
@@ -92,8 +92,10 @@ def fresh() -> Iterator[Namespace]:
     """Make a namespace and take it away."""
     place = Namespace(f"thinkship-{secrets.token_hex(3)}")
     run("kubectl", "create", "namespace", place.name)
-    yield place
-    run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
+    try:
+        yield place
+    finally:
+        run("kubectl", "delete", "namespace", place.name, "--wait=true", "--timeout=180s", timeout=240)
 
 
 def wait_for(done: Callable[[], bool], seconds: float, what: str) -> float:

@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from bench import TABLE
 from kubernetes import FIGURES, Namespace, wait_for
 from streams import Streams
 
@@ -104,6 +105,8 @@ def test_a_rolling_update_loses_no_answer_of_eight_streaming_clients(engine: str
     assert len(after) == 2 and not before & after
     told = f"{len(streams.log)} requests of {CLIENTS} clients while 2 of 2 replicas were replaced in {seconds:.0f} s"
     FIGURES.append(f"{engine}: {told}: {len(streams.failed)} failed")
+    if engine == "llamacpp":
+        TABLE.add("rolling update", len(streams.log), len(streams.failed), seconds, "not watched")
     assert not streams.failed, streams.failed
     assert len(streams.log) > 3 * CLIENTS
 

@@ -156,15 +156,17 @@ class Matrix:
 
     def page(self, before: str = "") -> str:
         """Return the page as Markdown; rows of an earlier page stay where this run had none."""
+        before, mark, cluster = before.partition("\n## On a cluster")  # tests/cluster writes from there on
         rows = dict(ROW.findall(before))
         faults = {name: row for name, row in {**rows, **self.faults}.items() if name in NAMES}
         clean = {name: row for name, row in {**rows, **self.clean}.items() if name.startswith("nothing wrong:")}
-        return PAGE.format(
+        page = PAGE.format(
             count=len(faults),
             found=sum("**not found**" not in row for row in faults.values()),
             faults="\n".join(faults[name] for name in NAMES if name in faults),
             clean=CLEAN.format(clean="\n".join(clean[name] for name in sorted(clean))) if clean else "",
         )
+        return page + mark + cluster
 
 
 NAMES = [fault.name for fault in (*FAULTS, *(setup.fault for setup in SETTINGS))]
