@@ -60,7 +60,12 @@ def values(replicas: int, gpus: int, surge: str, turn: int) -> dict[str, Any]:
 @contextmanager
 def simulated(kwok: str, nodes: list[dict[str, Any]]) -> Iterator[None]:
     """Have KWOK play these nodes."""
-    words = ("--manage-all-nodes=false", f"--manage-nodes-with-annotation-selector={MARK}=fake", "--manage-nodes-with-label-selector=")
+    words = (
+        "--node-lease-duration-seconds=40",
+        "--manage-all-nodes=false",
+        f"--manage-nodes-with-annotation-selector={MARK}=fake",
+        "--manage-nodes-with-label-selector=",
+    )
     with tempfile.NamedTemporaryFile() as log, subprocess.Popen((kwok, *words), stdout=log, stderr=log) as running:
         try:
             run("kubectl", "apply", "--server-side", "--filename", "-", given={"apiVersion": "v1", "kind": "List", "items": nodes})
