@@ -194,9 +194,10 @@ def test_a_chain_whose_pod_and_client_were_killed_has_the_local_runners_records(
         assert record.runner == "kubernetes" and (not record.image or record.image.startswith("thinkship/"))
         for file in record.files:
             assert sha256(bare.store / f"{step}-{record.id[:12]}" / file.path) == file.sha256
-    free = {"runner": "", "image": "", "seconds": 0, "thinkship": ""}
+    free = {"runner": "", "image": "", "seconds": 0, "thinkship": "", "files": ()}
     for step, record in theirs.items():  # base and dataset: their bytes depend on no order of sums
         assert mine[step].model_copy(update=free) == record.model_copy(update=free), step
+        assert {file.path: file.sha256 for file in mine[step].files} == {file.path: file.sha256 for file in record.files}, step
     words = ("run", str(bare.recipe), *CHAIN, "--store", str(bare.store))
     assert "nothing to do" in run(sys.executable, "-m", "toolkit.cli", *words).stdout, "the local runner takes them for its own"
     assert not list(bare.store.glob(".scratch/*")) and not list(bare.store.glob(".given/*.part"))
