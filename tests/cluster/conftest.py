@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from bench import TABLE
-from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, fresh, run
+from kubernetes import FIGURES, IMPORT, LIGHT, RECIPE, Namespace, bring, fresh, run
 from skips import skip_or_fail
 
+from toolkit.images import ensure, image
 from toolkit.stages import ROOT
 
 PROJECT = ROOT / ".venv" / "bin" / "python"
@@ -73,6 +74,8 @@ def values(exported: Callable[..., Any], store: Path) -> Callable[..., dict[str,
         found["engines"][engine] |= {"resources": LIGHT, "service": {"type": "NodePort"}, **more}
         if engine == "ollama":
             found["apiKey"] = {"none": True}
+        for name in ("verify", engine) if IMPORT else ():
+            ensure(image(name))
         bring(found["images"]["tools"], found["engines"][engine]["image"])
         return found
 
