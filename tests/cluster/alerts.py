@@ -11,9 +11,7 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -25,6 +23,8 @@ from typing import Any
 
 import yaml
 from kubernetes import Namespace, rendered, wait_for
+from ports import free_port
+from repeating import repeating
 from skips import skip_or_fail
 
 KUBE_STATE_METRICS = "kube-state-metrics-2.18.0"
@@ -85,7 +85,7 @@ def watching(namespace: Namespace, values: dict[str, Any], key: str, folder: Pat
     server = (program("prometheus"), f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}")
     with ExitStack() as running:
         running.enter_context(_running((state_metrics(), *asked, *places), folder / "state.log"))
-        running.enter_context(_discovering(namespace.name, state, folder))
+        running.enter_context(repeating(lambda: discover(namespace.name, state, folder), 1.0))
         running.enter_context(_running((*server, f"--web.listen-address=127.0.0.1:{page}"), folder / "prometheus.log"))
         alerts = Alerts(f"http://127.0.0.1:{page}", {rule["alert"]: rule.get("for", "0s") for group in groups for rule in group["rules"]})
         wait_for(lambda: _sees(alerts, namespace.name), 60, f"Prometheus sees all that the rules ask for ({folder})")
@@ -114,31 +114,18 @@ def configuration(key: str, state: int) -> dict[str, Any]:
     return {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
 
 
-@contextmanager
-def _discovering(namespace: str, state: int, folder: Path) -> Iterator[None]:
-    """Tell Prometheus each second which pods there are, with the labels that the operator gives them."""
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(1):
-            with suppress(OSError):  # it is not up yet
-                with urllib.request.urlopen(f"http://127.0.0.1:{state}/metrics", timeout=10) as reply:
-                    pods = [dict(LABEL.findall(found)) for found in INFO.findall(reply.read().decode())]
-                for job, pattern in PODS.items():
-                    name, _, port = pattern.partition(":")
-                    here = [pod for pod in pods if pod["pod_ip"] and re.fullmatch(name, pod["pod"])]
-                    own = {"namespace": namespace, "service": "demo-llamacpp"}
-                    targets = [{"targets": [f"{pod['pod_ip']}:{port}"], "labels": {**own, "pod": pod["pod"]}} for pod in here]
-                    (folder / f"{job}.draft").write_text(json.dumps(targets))
-                    (folder / f"{job}.draft").replace(folder / f"{job}.json")
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(20)
+def discover(namespace: str, state: int, folder: Path) -> None:
+    """Tell Prometheus which pods there are, with the labels that the operator gives them."""
+    with suppress(OSError):  # it is not up yet
+        with urllib.request.urlopen(f"http://127.0.0.1:{state}/metrics", timeout=10) as reply:
+            pods = [dict(LABEL.findall(found)) for found in INFO.findall(reply.read().decode())]
+        for job, pattern in PODS.items():
+            name, _, port = pattern.partition(":")
+            here = [pod for pod in pods if pod["pod_ip"] and re.fullmatch(name, pod["pod"])]
+            own = {"namespace": namespace, "service": "demo-llamacpp"}
+            targets = [{"targets": [f"{pod['pod_ip']}:{port}"], "labels": {**own, "pod": pod["pod"]}} for pod in here]
+            (folder / f"{job}.draft").write_text(json.dumps(targets))
+            (folder / f"{job}.draft").replace(folder / f"{job}.json")
 
 
 def program(name: str) -> str:
@@ -152,13 +139,6 @@ def state_metrics() -> str:
     built = cache / "thinkship" / "tools" / KUBE_STATE_METRICS / "kube-state-metrics"
     found = shutil.which("kube-state-metrics") or (str(built) if built.is_file() else None)
     return found or skip_or_fail("kube-state-metrics is not here: tests/cluster/state_metrics.sh builds it")
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody has."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextmanager

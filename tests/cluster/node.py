@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from repeating import repeating
 from skips import skip_or_fail
 
 THROTTLE = "blkio.throttle.read_bps_device"
@@ -39,25 +39,19 @@ def slow_disk(pod_of: Callable[[], str], file: Path, rate: int) -> Iterator[None
     if not (root / THROTTLE).exists():
         skip_or_fail("no blkio controller of cgroup v1 on this machine")
     number = file.stat().st_dev
-    limit, over = f"{os.major(number)}:{os.minor(number)} {rate}", threading.Event()
+    limit = f"{os.major(number)}:{os.minor(number)} {rate}"
+    known: set[Path] = set()
 
     def watch() -> None:
-        known: set[Path] = set()
-        while not over.wait(0.02):
-            uid = pod_of()
-            for group in set(root.glob(f"kubepods*/**/*{uid}/*/{THROTTLE}")) - known if uid else ():
-                known.add(group)
-                with suppress(OSError):  # it has ended
-                    group.write_text(limit)
-                forget(file)
+        uid = pod_of()
+        for group in set(root.glob(f"kubepods*/**/*{uid}/*/{THROTTLE}")) - known if uid else ():
+            known.add(group)
+            with suppress(OSError):  # it has ended
+                group.write_text(limit)
+            forget(file)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with repeating(watch, 0.02):
         yield
-    finally:
-        over.set()
-        thread.join(10)
 
 
 def forget(file: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short_recipe
 import yaml
 from kubernetes import FIGURES, RECIPE, Namespace, bring, run, wait_for
 
@@ -75,16 +76,7 @@ def records(store: Path) -> dict[str, Record]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's recipe with few steps of training, and its data beside it."""
-    folder = tmp_path_factory.mktemp("recipe")
-    shutil.copytree(RECIPE.parent / "data", folder / "data")
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    recipe["name"] = "tiny"
-    recipe["train"] |= {"steps": 12, "batch_size": 4, "checkpoint_steps": 2}
-    recipe["merge"]["max_logit_difference"] = 3.0
-    recipe["gguf"] = {"types": ["f16", "q8_0"], "max_kl": {}}
-    recipe["modelfile"]["gguf"] = "q8_0"
-    (folder / "tiny.yml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return folder / "tiny.yml"
+    return short_recipe.write(tmp_path_factory.mktemp("recipe"), steps=12)
 
 
 @pytest.fixture(scope="session")

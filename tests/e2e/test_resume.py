@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import RECIPE
+import short_recipe
 
 from toolkit.stages import ROOT
 
@@ -22,16 +20,7 @@ STAGES = ("base", "dataset", "train", "merge", "gguf")
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo recipe with few steps, so that killing it in every stage takes minutes."""
-    folder = tmp_path_factory.mktemp("recipe")
-    shutil.copytree(RECIPE.parent / "data", folder / "data")
-    tiny = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    tiny["name"] = "tiny"
-    tiny["train"] |= {"steps": 6, "batch_size": 4, "checkpoint_steps": 2}
-    tiny["merge"]["max_logit_difference"] = 3.0  # six steps at the demo's rate leave logits that rounding moves further
-    tiny["gguf"] = {"types": ["f16", "q8_0"], "max_kl": {}}
-    tiny["modelfile"]["gguf"] = "q8_0"
-    (folder / "tiny.yml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
-    return folder / "tiny.yml"
+    return short_recipe.write(tmp_path_factory.mktemp("recipe"), steps=6)
 
 
 def command(recipe: Path, store: Path) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
 from promtool import RULES
 from skips import skip_or_fail
 
@@ -65,12 +66,6 @@ def wait(what: Callable[[], Any], seconds: float = 40) -> Any:
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.2)
     return found
-
-
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -121,7 +116,7 @@ def watched(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
         skip_or_fail("the llamacpp environment is not installed")
     folder = tmp_path_factory.mktemp("watched")
     (folder / "api_key").write_text(KEY)
-    engine, watch, own = port(), port(), port()
+    engine, watch, own = free_port(), free_port(), free_port()
     url, key = f"http://localhost:{engine}/v1", str(folder / "api_key")
     serve = (str(room.python), str(IMAGES / "llamacpp" / "serve.py"), "--model", str(gguf), "--alias", "tiny", "--port", str(engine))
     probe = (sys.executable, "-m", "toolkit.cli", "watch", "--url", url, "--model", "tiny", "--every", "1", "--port", str(watch))

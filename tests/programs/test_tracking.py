@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from typing import Any
 import pinned
 import pytest
 from conftest import program_environment
+from ports import free_port
 from training import PROGRAMS, losses, tiny_recipe
 
 from toolkit.runners.environment import Environment
@@ -131,9 +131,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run MLflow's own server on a SQLite database, from a locked environment of its own."""
     folder = pinned.environment(HERE / "mlflow.lock", "mlflow")
     work = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     stores = ("--backend-store-uri", f"sqlite:///{work / 'mlflow.db'}", "--artifacts-destination", str(work / "artifacts"))
     command = (str(folder / "bin" / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *stores)
     with (work / "server.log").open("w") as log:
