@@ -86,7 +86,7 @@ loopback: .venv/.host ## the host package against real servers and terminals on 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
 
 .PHONY: test
-test: unit loopback ## units, bad servers, stage programs, alert rules, the report in a browser, the whole chain with all four real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
+test: unit loopback ## units, bad servers, stage programs, alert rules, the report in a browser, the whole chain with real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
 	@$(PYTEST) -n 2 --dist loadfile tests/programs
 	@$(PYTEST) tests/monitoring
 	@$(PYTEST) tests/browser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -239,16 +238,6 @@ def test_an_error_of_the_stage_ends_the_job_at_once(volume: Volume, tmp_path: Pa
     done = volume.run("--until", "dataset", recipe=tmp_path / "wrong" / "tiny.yml", check=False)
     assert done.returncode == 3 and "Elsewhere" in done.stderr, done.stdout + done.stderr
     assert len(volume.pods("dataset")) == 1 and len(list(volume.store.glob("dataset-*/record.json"))) == 1, "the one of before"
-
-
-def test_a_store_that_another_run_holds_is_left_alone(volume: Volume) -> None:
-    (volume.store / ".lock").touch()
-    os.chown(volume.store / ".lock", USER, USER)
-    with (volume.store / ".lock").open("r+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        done = volume.run("--until", "train", "--no-gpu", check=False)
-    assert done.returncode == 4 and "another run uses the store" in done.stderr, done.stderr
-    assert not list(volume.store.glob("train-*"))
 
 
 def test_what_keeps_us_from_it_is_one_error_and_changes_nothing(bare: Volume, tmp_path: Path) -> None:

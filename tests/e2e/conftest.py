@@ -20,10 +20,11 @@ Thinkship = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def engines() -> tuple[str, ...]:
+    """Those that the demo's verdict covers; transformers, which answers one question after the other, is judged in test_service.py."""
     missing = lacking_for_ollama()
     if missing and IN_CI:
         skip_or_fail(f"Ollama needs {', '.join(missing)}")
-    return ("llamacpp", "vllm", "transformers") if missing else ("llamacpp", "ollama", "vllm", "transformers")
+    return ("llamacpp", "vllm") if missing else ("llamacpp", "ollama", "vllm")
 
 
 @pytest.fixture(scope="session")

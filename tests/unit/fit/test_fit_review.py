@@ -111,6 +111,14 @@ def test_a_context_that_does_not_fit_names_the_largest_one():
     assert found.remedy.startswith("serve.context: ") and 2048 <= int(found.remedy.split()[1]) < 8192
 
 
+def test_formats_that_no_cpu_computes_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr("toolkit.fit.choice.has_avx512", lambda: False)
+    made = dataclasses.replace(case(SEVEN, variants=("bf16", "int8", "w4a16", "fp8-dynamic", "auto")), card=None)
+    assert {name for name in errors(made) if name.startswith("fit serve")} == {"fit serve vllm w4a16", "fit serve vllm fp8-dynamic"}
+    with pytest.raises(NotReadyError, match="w4a16: vLLM serves w4a16 on a GPU, or a processor with AVX-512"):
+        review.require(made, {"serve"})
+
+
 def test_only_the_stages_that_are_asked_for_stop_a_run():
     made = case(TUTORIAL)
     review.require(made, {"base", "dataset", "train"})

@@ -1,0 +1,65 @@
+# ruff: noqa: F811 - fixtures are arguments of the same names
+"""The demo's merged model, as a fleet of vLLM is told of it, for routers and servers that others make; on CPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from session_store import Thinkship, store, thinkship  # noqa: F401 - pytest finds the fixtures here
+
+from toolkit import service
+from toolkit.engines import Target
+from toolkit.export.served import Served, Wish, served
+from toolkit.stages import ROOT
+from toolkit.store import Store
+from toolkit.targets import target
+
+RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
+QUESTIONS = RECIPE.parent / "data" / "sums-holdout.jsonl"
+VARIANT = "bf16"
+REPLICAS = 2
+FIGURES: list[str] = []
+"""What was measured, told at the end."""
+
+
+@pytest.fixture(scope="session")
+def merged(thinkship: Thinkship) -> None:
+    done = thinkship("run", RECIPE, "--engine", "vllm", "--until", "merge")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.fixture(scope="session")
+def told(merged: None, store: Path) -> Served:
+    """What a cluster would be told."""
+    return served(RECIPE, Wish("vllm", VARIANT, gpu=False), store)
+
+
+@pytest.fixture(scope="session")
+def here(merged: None, store: Path) -> Target:
+    """What an engine of this machine is given: one thread less than it would take, as it is not alone."""
+    step, needed = service.steps(RECIPE, "vllm", VARIANT)
+    directories = {key: Store(store).directory(other) for key, name in step.inputs.items() for other in needed if other.name == name}
+    return replace(target(step.recipe, directories), parallel=4)
+
+
+@pytest.fixture(scope="session")
+def verified() -> Callable[[str, Path], subprocess.CompletedProcess[str]]:
+    """verified(url, report) holds an endpoint against the gate's contracts and held-out sums, eight at once."""
+
+    def verify(url: str, report: Path) -> subprocess.CompletedProcess[str]:
+        asked = ("--questions", QUESTIONS, "--limit", 24, "--parallel", 8, "--at-least", 0.9, "--max-tokens", 160, "--json", report)
+        argv = (sys.executable, "-m", "toolkit.cli", "verify", "--url", url, "--engine", "vllm", *asked)
+        return subprocess.run(tuple(map(str, argv)), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+    return verify
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was measured."""
+    for line in FIGURES:
+        terminalreporter.write_line(line)
