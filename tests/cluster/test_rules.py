@@ -37,7 +37,7 @@ def test_each_engine_has_its_own_rules(objects: dict[str, list[dict[str, Any]]],
         wanted = {rule["alert"]: {**rule, "group": ""} for rule in rules() if rule["group"] in groups}
         labels = f'namespace="models",service="{name}",'
         ours = {rule["alert"]: rule for rule in theirs if "kube_" not in rule["expr"]}
-        assert len(theirs) == len(ours) + 3 and all(labels in rule["expr"] for rule in ours.values())
+        assert len(theirs) == len(ours) + 4 and all(labels in rule["expr"] for rule in ours.values())
         assert {alert: {**rule, "expr": rule["expr"].replace(labels, ""), "group": ""} for alert, rule in ours.items()} == wanted
         (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": name, "rules": theirs}]}))
         run(promtool, "check", "rules", "--lint-fatal", str(tmp_path / "rules.yaml"))
@@ -49,6 +49,31 @@ def test_they_fire_for_their_own_release_alone(objects: dict[str, list[dict[str,
     (found,) = (one for one in objects["PrometheusRule"] if one["metadata"]["name"] == OURS["service"])
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": found["spec"]["groups"]}))
     asked = {"rule_files": ["rules.yaml"], "tests": [on_cluster(one, namespace) for one in cases()]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(asked))
+    assert "SUCCESS" in run(promtool, "test", "rules", str(tmp_path / "test.yaml"))
+
+
+def test_a_stuck_roll_out_is_told_though_the_old_pods_serve(objects: dict[str, list[dict[str, Any]]], promtool: str, tmp_path: Path) -> None:
+    (found,) = (one for one in objects["PrometheusRule"] if one["metadata"]["name"] == OURS["service"])
+    labels = {"namespace": "models", "deployment": OURS["service"]}
+    state = 'kube_deployment_status_{what}{{namespace="models",deployment="demo-vllm"{more}}}'
+    series = [
+        {"series": state.format(what="condition", more=',condition="Progressing",status="false"'), "values": "0x4 1x16"},
+        {"series": state.format(what="replicas_ready", more=""), "values": "2x20"},
+        {"series": state.format(what="replicas_ready", more="").replace("status_replicas_ready", "spec_replicas"), "values": "2x20"},
+    ]
+    summary = "the new pods of demo-vllm are not ready within their time; the old ones go on serving"
+    fired = {
+        "exp_labels": {**labels, "severity": "warning", "condition": "Progressing", "status": "false"},
+        "exp_annotations": {"summary": summary},
+    }
+    cases = [
+        {"eval_time": "3m", "alertname": "ThinkshipRolloutStuck"},
+        {"eval_time": "6m", "alertname": "ThinkshipRolloutStuck", "exp_alerts": [fired]},
+        {"eval_time": "15m", "alertname": "ThinkshipReplicasMissing"},
+    ]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": found["spec"]["groups"]}))
+    asked = {"rule_files": ["rules.yaml"], "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": cases}]}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(asked))
     assert "SUCCESS" in run(promtool, "test", "rules", str(tmp_path / "test.yaml"))
 

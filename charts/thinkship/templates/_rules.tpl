@@ -1,4 +1,4 @@
-{{/* When somebody is woken up: nobody answers, fewer replicas than wanted, restarts; and what files/rules.yaml says, of this engine alone. */}}
+{{/* When somebody is woken up: nobody answers, fewer replicas than wanted, a roll-out that is stuck, restarts; and what files/rules.yaml says, of this engine alone. */}}
 {{- define "thinkship.rules" -}}
 {{- $name := include "thinkship.fullname" . }}
 {{- $namespace := .root.Release.Namespace }}
@@ -12,6 +12,10 @@
   for: {{ add .engine.startupSeconds 120 }}s
   labels: {severity: warning}
   annotations: {summary: "{{ $name }} has fewer ready replicas than wanted for longer than one takes to start"}
+- alert: ThinkshipRolloutStuck
+  expr: kube_deployment_status_condition{namespace="{{ $namespace }}",deployment="{{ $name }}",condition="Progressing",status="false"} == 1
+  labels: {severity: warning}
+  annotations: {summary: "the new pods of {{ $name }} are not ready within their time; the old ones go on serving"}
 - alert: ThinkshipRestarts
   expr: increase(kube_pod_container_status_restarts_total{namespace="{{ $namespace }}",container="{{ .part }}",pod=~"{{ $name }}-.*"}[30m]) > 2
   labels: {severity: warning}
