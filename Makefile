@@ -101,6 +101,10 @@ test-faults: .venv/.host ## plant faults in real engines and print which check f
 test-foreign: .venv/.host ## adapters that LLaMA-Factory and ms-swift train for real, through the gate, each in an environment of its own; TRAINERS=llamafactory for one
 	@$(PYTEST) tests/foreign $(if $(TRAINERS),-k $(TRAINERS))
 
+.PHONY: test-routed
+test-routed: .venv/.host ## two replicas of the demo in vLLM behind vLLM's own router, and in Ray Serve LLM as exported, on CPUs, held against the gate
+	@$(PYTEST) tests/routed
+
 .PHONY: test-beside
 test-beside: .venv/.host ## of `make test`: two adapters beside one base in vLLM, llama.cpp and Ollama, trained, served and judged, on a disk that is freed on the way
 	@$(PYTEST) tests/beside

@@ -11,7 +11,6 @@ from conftest import RECIPE
 from openai import AuthenticationError, OpenAI
 from skips import skip_or_fail
 
-
 HELD_OUT = RECIPE.parent / "data" / "sums-holdout.jsonl"
 PORTS = {"llamacpp": 18080, "ollama": 18434, "vllm": 18000, "transformers": 18001}
 
