@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,13 +49,18 @@ def here(merged: None, store: Path) -> Target:
 
 
 @pytest.fixture(scope="session")
-def verified() -> Callable[[str, Path], subprocess.CompletedProcess[str]]:
-    """verified(url, report) holds an endpoint against the gate's contracts and held-out sums, eight at once."""
+def verified(here: Target) -> Callable[[str, Path], dict[str, str]]:
+    """verified(url, report) holds an endpoint against the gate and held-out sums, eight at once, and returns what failed with its message."""
 
-    def verify(url: str, report: Path) -> subprocess.CompletedProcess[str]:
+    def verify(url: str, report: Path) -> dict[str, str]:
         asked = ("--questions", QUESTIONS, "--limit", 24, "--parallel", 8, "--at-least", 0.9, "--max-tokens", 160, "--json", report)
-        argv = (sys.executable, "-m", "toolkit.cli", "verify", "--url", url, "--engine", "vllm", *asked)
-        return subprocess.run(tuple(map(str, argv)), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        where = ("--url", url, "--engine", "vllm", "--model-dir", here.model)
+        argv = (sys.executable, "-m", "toolkit.cli", "verify", *where, *asked)
+        done = subprocess.run(tuple(map(str, argv)), cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert report.is_file(), done.stdout + done.stderr
+        checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
+        assert {"think", "stop", "prompt", "task", "usage"} <= {check["name"] for check in checks if check["status"] == "pass"}, done.stdout
+        return {check["name"]: check["message"] for check in checks if check["status"] == "fail"}
 
     return verify
 

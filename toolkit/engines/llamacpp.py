@@ -21,6 +21,10 @@ LENIENT = {
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"}
 """llama.cpp's names -> generation_config.json's."""
 
+SIZES = {"small": "_s", "medium": "_m", "large": "_l"}
+OTHERWISE = {"q2_k - medium": "q2_k", "iq3_s mix - 3.66 bpw": "iq3_m"}
+"""Types that are not called by their stem and size."""
+
 
 class LlamaCpp(OpenAI):
     """Started through the prebuilt wheel of images/llamacpp."""
@@ -79,8 +83,14 @@ class LlamaCpp(OpenAI):
         told = ask(f"{endpoint.root}/props", key=endpoint.api_key)
         slot = told["default_generation_settings"]
         sampling = {theirs: float(slot["params"][ours]) for ours, theirs in SAMPLING.items()}
-        kind = str(told.get("model_ftype", "")).partition(" (")[0].lower().replace(" - medium", "_m").replace(" - small", "_s")
-        return Settings(int(slot["n_ctx"]), kind or None, sampling)
+        return Settings(int(slot["n_ctx"]), quantization(str(told.get("model_ftype", ""))) or None, sampling)
+
+
+def quantization(told: str) -> str:
+    """Return what llama.cpp tells of a file's type (llama_model_ftype_name: `Q4_K - Medium`, `IQ4_NL - 4.5 bpw`) as recipes name it."""
+    name = told.removeprefix("(guessed) ").partition(" (")[0].lower()
+    stem, _, size = name.partition(" - ")
+    return OTHERWISE.get(name) or stem + SIZES.get(size, "")
 
 
 ENGINE = LlamaCpp()

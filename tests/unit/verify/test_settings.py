@@ -13,6 +13,7 @@ from loopback import completion, send, serve
 
 from toolkit.engines import Endpoint
 from toolkit.engines.chat import Chat
+from toolkit.engines.llamacpp import quantization
 from toolkit.plan import serve_step
 from toolkit.verify import Expectations, Finding, settings
 
@@ -38,6 +39,17 @@ def pages(content: dict[str, Any]):
 def found(url: str, engine: str, expectations: Expectations = EXPECTED) -> dict[str, Finding]:
     with Chat(Endpoint(engine, url, "m"), timeout=5) as chat:
         return {finding.name: finding for finding in settings.checks(chat, expectations)}
+
+
+TOLD = {
+    **{"F16": "f16", "BF16": "bf16", "Q8_0": "q8_0", "Q6_K": "q6_k", "Q4_0": "q4_0", "(guessed) Q5_K - Small": "q5_k_s", "Q3_K - Large": "q3_k_l"},
+    **{"Q4_K - Medium": "q4_k_m", "Q2_K - Medium": "q2_k", "IQ4_NL - 4.5 bpw": "iq4_nl", "IQ4_XS - 4.25 bpw": "iq4_xs"},
+    **{"IQ3_S mix - 3.66 bpw": "iq3_m", "IQ3_S - 3.4375 bpw": "iq3_s", "IQ2_XXS - 2.0625 bpw": "iq2_xxs"},
+}
+
+
+def test_each_type_of_file_is_known_by_what_llama_cpp_calls_it():
+    assert {told: quantization(told) for told in TOLD} == TOLD
 
 
 @pytest.mark.parametrize("engine", PAGES)
