@@ -56,9 +56,16 @@ class Way:
         question = {"role": "user", "content": f"What is {number % 90 + 10} + {number * 7 % 90 + 10}?"}
         body = {"model": self.model, "messages": [question], "max_tokens": tokens, "temperature": 0, "stream": True, "ignore_eos": True}
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        asked = ("POST", f"{urlsplit(self.url).path}/chat/completions", json.dumps(body), headers)
         began, first, pieces = time.perf_counter(), 0.0, 0
-        connection.request("POST", f"{urlsplit(self.url).path}/chat/completions", json.dumps(body), headers)
-        reply = connection.getresponse()
+        try:
+            connection.request(*asked)
+            reply = connection.getresponse()
+        except (ConnectionError, http.client.RemoteDisconnected):  # llama.cpp closes a kept connection now and then: made anew, and asked again
+            connection.close()
+            began = time.perf_counter()
+            connection.request(*asked)
+            reply = connection.getresponse()
         for line in reply:
             if line.startswith(b"data: {") and (b'"content":"' in line or b'"reasoning' in line):
                 pieces += 1

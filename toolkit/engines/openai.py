@@ -14,6 +14,11 @@ from toolkit.process import Command
 from toolkit.recipe import Think
 
 
+def with_whole_top_k(parameters: Mapping[str, float]) -> dict[str, float]:
+    """Return sampling parameters with top_k as the integer that it is: transformers ends in a 500 otherwise, and vLLM's router refuses 20.0."""
+    return {name: int(value) if name == "top_k" else value for name, value in parameters.items()}
+
+
 class OpenAI:
     """What all servers have in common; the real engines replace what they know better."""
 

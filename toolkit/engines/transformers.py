@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Endpoint, Habits, Target, Tools
-from toolkit.engines.openai import OpenAI
+from toolkit.engines.openai import OpenAI, with_whole_top_k
 from toolkit.engines.wire import answers
 from toolkit.errors import UsageError
 from toolkit.process import Command
@@ -76,9 +76,8 @@ class Transformers(OpenAI):
         return answers(f"{root}/health")
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
-        """Return them as the generation_config that a request may bring along; a top_k that is no integer ends in a 500 there."""
-        whole = {name: int(value) if name == "top_k" else value for name, value in parameters.items()}
-        return {"generation_config": json.dumps({**whole, "do_sample": True})}
+        """Return them as the generation_config that a request may bring along."""
+        return {"generation_config": json.dumps({**with_whole_top_k(parameters), "do_sample": True})}
 
     def template(self, endpoint: Endpoint) -> str:
         """Say that the checkpoint's template runs: this server knows no other."""

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.compression import STORED
 from toolkit.engines import Endpoint, Habits, Message, Rendered, Settings, Target, Tools
 from toolkit.engines.catalogue import listed
-from toolkit.engines.openai import OpenAI
+from toolkit.engines.openai import OpenAI, with_whole_top_k
 from toolkit.engines.wire import answers, ask_for
 from toolkit.errors import InvalidError, NotReadyError, UsageError
 from toolkit.fit.card import smaller
@@ -100,7 +100,7 @@ class Vllm(OpenAI):
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
         """Return them as they are: vLLM's chat requests have a field for each."""
-        return dict(parameters)
+        return with_whole_top_k(parameters)
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
         return tuple(ask_for("tokens", f"{endpoint.root}/tokenize", {"model": endpoint.model, **body}, timeout=30, key=endpoint.api_key))
