@@ -3,10 +3,10 @@
     python3 benchmarks/overhead.py --bare http://172.17.0.2:8080/v1 --layer https://localhost:8443/v1 --model NAME --key-file FILE \
         [--authority root.crt] [--probe 'docker exec CONTAINER python /opt/thinkship/healthcheck.py 8080' --every 30] [--rounds 12]
 
-Both addresses lead to one engine, so that nothing but the way differs; the sides take turns round by round, in an order that changes. A round asks
-for the first token of forty short questions one after the other, then has eight clients stream answers of 128 tokens. The rounds of the side `probes`
-ask the bare engine while the probe runs ten times as often as it would, and a tenth of what that costs is told. Prints a Markdown table: medians over
-the rounds, and the difference to the bare engine with a 95 % interval by bootstrap over the rounds. Standard library alone.
+Both addresses lead to one engine, so that nothing but the way differs. First tokens: four hundred short questions on each way, one after the other,
+in an order that changes from pair to pair. Tokens a second: rounds in which eight clients stream answers of 128 tokens, the sides taking turns. The
+rounds of the side `probes` ask the bare engine while the probe runs ten times as often as it would, and a tenth of what that costs is told. Prints a
+Markdown table: medians, and the median difference of the pairs to the bare engine with a 95 % interval by bootstrap. Standard library alone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-FIRST_TOKENS, CLIENTS, ANSWERS, TOKENS = 40, 8, 3, 128
-"""Of a round: questions whose first token is timed; clients, answers of each and tokens of an answer."""
+PAIRS, CLIENTS, ANSWERS, TOKENS = 400, 8, 3, 128
+"""Questions on each way whose first token is timed; clients of a round, answers of each and tokens of an answer."""
 OFTEN = 10
 """How many times as often as it would the probe is run."""
 
@@ -74,25 +74,25 @@ class Way:
         return first, pieces
 
 
-@dataclass(frozen=True)
-class Round:
-    """What one round of one side came to."""
+def first_tokens(sides: dict[str, Way]) -> dict[str, list[float]]:
+    """Return the seconds to the first token on each way, pair by pair."""
+    lines = {side: way.connection() for side, way in sides.items()}
+    seen: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(PAIRS + 10):  # the first ten warm up
+        for side in random.Random(number).sample(list(sides), len(sides)):
+            seconds = sides[side].ask(lines[side], number * 10 + list(sides).index(side), 1)[0]
+            seen[side] += [seconds] if number >= 10 else []
+    for line in lines.values():
+        line.close()
+    return seen
 
-    first: float
-    """Median seconds to the first token."""
-    rate: float
-    """Tokens a second of all clients."""
 
-
-def measured(way: Way, seed: int) -> Round:
-    """Take one round."""
-    line = way.connection()
-    first = statistics.median(way.ask(line, seed * 1000 + number, 1)[0] for number in range(FIRST_TOKENS))
-    line.close()
+def rate(way: Way, seed: int) -> float:
+    """Return the tokens a second of one round."""
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
         pieces = sum(pool.map(lambda client: _client(way, seed * 1000 + 100 * client), range(CLIENTS)))
-    return Round(first, pieces / (time.perf_counter() - began))
+    return pieces / (time.perf_counter() - began)
 
 
 def _client(way: Way, seed: int) -> int:
@@ -131,18 +131,24 @@ def interval(bare: Sequence[float], other: Sequence[float], relative: bool) -> t
     return statistics.median(pairs), drawn[100], drawn[-101]
 
 
-def table(seen: dict[str, list[Round]]) -> Iterator[str]:
+def table(first: dict[str, list[float]], rates: dict[str, list[float]]) -> Iterator[str]:
     """Yield the lines of the table."""
     yield "| side | first token, ms | more, ms (95 %) | tokens/s of 8 clients | more, % (95 %) |"
     yield "| --- | --- | --- | --- | --- |"
-    bare = seen["bare"]
-    for side, rounds in seen.items():
-        share = 1 / OFTEN if side == "probes" else 1.0
-        first, rate = statistics.median(one.first for one in rounds), statistics.median(one.rate for one in rounds)
-        late = [1000 * share * value for value in interval([one.first for one in bare], [one.first for one in rounds], relative=False)]
-        less = [100 * share * value for value in interval([one.rate for one in bare], [one.rate for one in rounds], relative=True)]
-        more = ["", ""] if side == "bare" else [f"{one[0]:+.2f} ({one[1]:+.2f} to {one[2]:+.2f})" for one in (late, less)]
-        yield f"| {side} | {1000 * first:.2f} | {more[0]} | {rate:.1f} | {more[1]} |"
+    for side, found in rates.items():
+        late = less = begun = ""
+        if side in first:
+            begun = f"{1000 * statistics.median(first[side]):.2f}"
+        if side in first and side != "bare":
+            late = _told(1000, interval(first["bare"], first[side], relative=False))
+        if side != "bare":
+            less = _told(100 / OFTEN if side == "probes" else 100, interval(rates["bare"], found, relative=True))
+        yield f"| {side} | {begun} | {late} | {statistics.median(found):.1f} | {less} |"
+
+
+def _told(times: float, found: tuple[float, float, float]) -> str:
+    middle, low, high = (times * value for value in found)
+    return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def main() -> None:
@@ -160,16 +166,13 @@ def main() -> None:
     key = given.key_file.read_text().strip() if given.key_file else "none"
     bare = Way(given.bare, given.model, key)
     sides = {"bare": bare, "layer": Way(given.layer, given.model, key, given.authority)} | ({"probes": bare} if given.probe else {})
-    for side in sides.values():
-        measured(side, 0)
-    seen: dict[str, list[Round]] = {side: [] for side in sides}
-    for number in range(1, given.rounds + 1):
-        order = list(sides)
-        random.Random(number).shuffle(order)
-        for side in order:
+    first = first_tokens({side: way for side, way in sides.items() if side != "probes"})
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(given.rounds):
+        for side in random.Random(number).sample(list(sides), len(sides)):
             with probed(given.probe, given.every / OFTEN) if side == "probes" else nullcontext():
-                seen[side].append(measured(sides[side], number))
-    print(*table(seen), sep="\n")
+                rates[side].append(rate(sides[side], number))
+    print(*table(first, rates), sep="\n")
 
 
 if __name__ == "__main__":
