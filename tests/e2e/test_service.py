@@ -42,7 +42,9 @@ def test_a_served_model_answers_thinks_is_healthy_verified_and_stopped(served, t
     assert json.loads(health.stdout)["thinks"] is True and time.monotonic() - began < 10
 
     (model,) = store.glob("merge-*/model")
-    asked = ("--questions", HELD_OUT, "--limit", 12, "--max-tokens", 160, "--at-least", 0.9)
+    # transformers lists no models, so that neither it nor what it serves can be found out
+    named = ("--engine", "transformers", "--model", "smollm2-demo") if f":{PORTS['transformers']}/" in url else ()
+    asked = (*named, "--questions", HELD_OUT, "--limit", 12, "--max-tokens", 160, "--at-least", 0.9)
     verified = thinkship("verify", "--url", url, "--model-dir", model, *asked, "--json", tmp_path / "report.json")
     checks = {check["name"]: check["status"] for check in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["checks"]}
     assert {checks[name] for name in ("prompt", "think", "stop", "task", "usage")} == {"pass"}, verified.stdout + verified.stderr
