@@ -44,8 +44,9 @@ def kept(base: dict[str, Any], merged: dict[str, Any], file: dict[str, Any]) -> 
 def main(base: str, merged: str, *files: str) -> None:
     """Print the table."""
     print("| file | kept | adapter | from the base | from the merged model |\n| --- | --- | --- | --- | --- |")
+    before, after = tensors(base), tensors(merged)
     for path in files:
-        share, *sizes = kept(tensors(base), tensors(merged), tensors(path))
+        share, *sizes = kept(before, after, tensors(path))
         print(f"| {Path(path).stem.removeprefix('model-')} | {share:.2f} | {' | '.join(f'{size:.2%}' for size in sizes)} |", flush=True)
 
 

@@ -11,6 +11,8 @@ from conftest import RECIPE
 from openai import AuthenticationError, OpenAI
 from skips import skip_or_fail
 
+from toolkit.engines import engine
+
 HELD_OUT = RECIPE.parent / "data" / "sums-holdout.jsonl"
 PORTS = {"llamacpp": 18080, "ollama": 18434, "vllm": 18000, "transformers": 18001}
 
@@ -23,12 +25,12 @@ def served(request, demo, store, thinkship, engines):
     variant = ("--variant", "bf16") if request.param == "vllm" else ()  # NF4 answers slowly on a CPU, and the demo's verdict covers it
     done = thinkship("serve", RECIPE, "--engine", request.param, *variant, "--port", port, "--store", store)
     assert done.returncode == 0, done.stdout + done.stderr
-    yield f"http://127.0.0.1:{port}/v1", done.stdout
+    yield request.param, f"http://127.0.0.1:{port}/v1", done.stdout
     assert thinkship("stop", "--store", store).returncode == 0
 
 
 def test_a_served_model_answers_thinks_is_healthy_verified_and_stopped(served, thinkship, store, tmp_path):
-    url, said = served
+    name, url, said = served
     assert url in said and "curl " in said and "from openai import OpenAI" in said
     question = [{"role": "user", "content": "What is 47 + 25?"}]
     with OpenAI(base_url=url, api_key="none", timeout=60) as client:  # its kept connection, not closed, would fail the whole suite at its end
@@ -42,8 +44,8 @@ def test_a_served_model_answers_thinks_is_healthy_verified_and_stopped(served, t
     assert json.loads(health.stdout)["thinks"] is True and time.monotonic() - began < 10
 
     (model,) = store.glob("merge-*/model")
-    # transformers lists no models, so that neither it nor what it serves can be found out
-    named = ("--engine", "transformers", "--model", "smollm2-demo") if f":{PORTS['transformers']}/" in url else ()
+    # a server that lists no models does not tell what it is and what it serves
+    named = () if engine(name).habits.lists_models else ("--engine", name, "--model", "smollm2-demo")
     asked = (*named, "--questions", HELD_OUT, "--limit", 12, "--max-tokens", 160, "--at-least", 0.9)
     verified = thinkship("verify", "--url", url, "--model-dir", model, *asked, "--json", tmp_path / "report.json")
     checks = {check["name"]: check["status"] for check in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["checks"]}

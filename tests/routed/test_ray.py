@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pinned
 import pytest
 import yaml
-from conftest import FIGURES, KEPT, REPLICAS
+from conftest import FIGURES, KEPT, REPLICAS, until_it_answers
 from ports import free_port
 
 from toolkit import process, serving
@@ -53,18 +51,9 @@ def serving_by_ray(config: dict[str, Any], folder: Path) -> Iterator[str]:
     start = Command((str(programs / "ray"), "start", *flags), env)
     run = Command((str(programs / "serve"), "run", str(folder / "serve.yaml"), f"--address={serving.HOST}:{head}"), env)
     with process.start(start, log=folder / "ray.log") as cluster, process.start(run, log=folder / "serve.log") as server:
-        url, deadline = f"http://{serving.HOST}:{port}/v1", time.monotonic() + SECONDS
-        while not answers(url):
-            assert cluster.alive() and server.alive() and time.monotonic() < deadline, cluster.tail() + server.tail(60)
-            time.sleep(1)
+        url = f"http://{serving.HOST}:{port}/v1"
+        until_it_answers(f"{url}/models", SECONDS, cluster, server)
         yield url
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/models", timeout=10).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pinned
 import pytest
-from conftest import FIGURES, KEPT, REPLICAS
+from conftest import FIGURES, KEPT, REPLICAS, until_it_answers
 from ports import free_port
 from streams import Streams
 
@@ -36,18 +36,8 @@ def routed(workers: list[str], log: Path) -> Iterator[str]:
     flags = ("--worker-urls", *workers, "--policy", "power_of_two", "--host", serving.HOST, "--port", str(port), *checks)
     with process.start(Command((str(program), *flags, "--prometheus-port", str(free_port()))), log=log) as router:
         url = f"http://{serving.HOST}:{port}"
-        deadline = time.monotonic() + 60
-        while not healthy(url):
-            assert router.alive() and time.monotonic() < deadline, router.tail()
-            time.sleep(0.2)
+        until_it_answers(f"{url}/health", 60, router)
         yield f"{url}/v1"
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/health", timeout=5).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def replicas(here: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         made = {}
         for number in range(REPLICAS):
             folder = tmp_path_factory.mktemp(f"vllm-{number}")
-            place, port = Machine(tools("vllm", folder)), serving.pick_port()
+            place, port = Machine(tools("vllm", folder)), free_port()
             server = serving.launched("vllm", here, place, port, folder / "log")
             running.callback(server.stop)
             serving.ready("vllm", here, place, server, port)

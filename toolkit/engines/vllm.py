@@ -99,7 +99,7 @@ class Vllm(OpenAI):
         return Settings(context=mine.get("max_model_len") or entries.get(mine.get("parent"), {}).get("max_model_len"))
 
     def sampled(self, parameters: Mapping[str, float]) -> dict[str, Any]:
-        """Return them as they are: vLLM's chat requests have a field for each."""
+        """Return them under their own names: vLLM's chat requests have a field for each."""
         return with_whole_top_k(parameters)
 
     def _ids(self, endpoint: Endpoint, body: dict[str, object]) -> tuple[int, ...]:
