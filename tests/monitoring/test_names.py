@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from promtool import promtool, run
 from skips import skip_or_fail
@@ -103,3 +104,16 @@ def test_panels_do_not_lie_on_each_other() -> None:
         cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
         assert not cells & taken and max(x for x, _ in cells) < 24, panel["title"]
         taken |= cells
+
+
+@pytest.mark.parametrize(("label", "kept", "broken"), [("outcome", {"thinks"}, {"no_answer"}), ("finished_reason", {"stop"}, {"error"})])
+def test_what_keeps_the_contract_is_green_and_what_breaks_it_red_wherever_it_is_drawn(label: str, kept: set[str], broken: set[str]) -> None:
+    """Left alone, Grafana deals colours out in the order of names: `no_answer` is green then and `stop` red."""
+    drawn = [panel for panel in dashboard()["panels"] if any(target["legendFormat"].endswith("{{" + label + "}}") for target in panel["targets"])]
+    assert drawn
+    for panel in drawn:
+        found: dict[str, set[str]] = {}
+        for one in panel["fieldConfig"]["overrides"]:
+            (colour,) = (change["value"]["fixedColor"] for change in one["properties"] if change["id"] == "color")
+            found.setdefault(colour, set()).add(one["matcher"]["options"].strip("/$ "))
+        assert (found["green"], found["red"]) == (kept, broken), panel["title"]
