@@ -1,4 +1,4 @@
-"""The demo's recipe with few steps, and its data beside it: what kills and resumes a chain takes minutes."""
+"""The demo's recipe made shorter, its data beside it: few steps for what kills and resumes a chain, few questions for what verifies often."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 from toolkit.stages import ROOT
 
 DEMO = ROOT / "recipes" / "smollm2-demo.yml"
+QUESTIONS = 12
 
 
 def write(folder: Path, steps: int) -> Path:
@@ -23,3 +24,12 @@ def write(folder: Path, steps: int) -> Path:
     tiny["modelfile"]["gguf"] = "q8_0"
     (folder / "tiny.yml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
     return folder / "tiny.yml"
+
+
+def ask_less(folder: Path) -> Path:
+    """Write the demo itself with a quarter of its questions: all steps up to the servers are the demo's own. Return its path."""
+    shutil.copytree(DEMO.parent / "data", folder / "data")
+    demo = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    demo["verify"]["task"] |= {"questions": QUESTIONS, "base_questions": 5}
+    (folder / DEMO.name).write_text(yaml.safe_dump(demo), encoding="utf-8")
+    return folder / DEMO.name

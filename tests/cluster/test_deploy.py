@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short_recipe
 import yaml
-from kubernetes import FIGURES, LIGHT, RECIPE, Namespace, bring, fresh, run, wait_for
+from kubernetes import FIGURES, LIGHT, Namespace, bring, fresh, run, wait_for
 from streams import Streams
 from untuned import untuned
 
@@ -70,17 +71,25 @@ class Team:
         return names == {self.name} and marks == {load(self.releases[release]).id} == {found.current.release.id}
 
 
+@dataclass(frozen=True)
+class Verified:
+    """The demo's store with the release of a verdict over few questions: six candidates are asked as many."""
+
+    store: Path
+    release: Release
+
+
 @pytest.fixture(scope="session")
-def verified(store: Path) -> Path:
-    """The demo's store with its verdict."""
-    run(sys.executable, "-m", "toolkit.cli", "run", str(RECIPE), "--store", str(store), timeout=1800)
-    return store
+def verified(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Verified:
+    recipe = short_recipe.ask_less(tmp_path_factory.mktemp("recipe"))
+    run(sys.executable, "-m", "toolkit.cli", "run", str(recipe), "--store", str(store), timeout=1800)
+    return Verified(store, cut(recipe, store, Commits(thinkship="1" * 40, recipe="1" * 40)))
 
 
 @contextmanager
-def joined(name: str, namespace: Namespace, store: Path, folder: Path) -> Iterator[Team]:
+def joined(name: str, namespace: Namespace, verified: Verified, folder: Path) -> Iterator[Team]:
     """Bring the images and write three releases; take all away at the end."""
-    good = cut(RECIPE, store, Commits(thinkship="1" * 40, recipe="1" * 40))
+    store, good = verified.store, verified.release
     for title in ("verify", "llamacpp"):
         ensure(image(title))
     bring(good.tools, good.engines[0].image)
@@ -94,14 +103,14 @@ def joined(name: str, namespace: Namespace, store: Path, folder: Path) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def team(cluster: str, verified: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+def team(cluster: str, verified: Verified, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """The team whose deployment the tests go on with, one after the other."""
     with fresh() as namespace, joined("demo", namespace, verified, tmp_path_factory.mktemp("team")) as found:
         yield found
 
 
 @pytest.fixture
-def newcomer(namespace: Namespace, verified: Path, tmp_path: Path) -> Iterator[Team]:
+def newcomer(namespace: Namespace, verified: Verified, tmp_path: Path) -> Iterator[Team]:
     """A team that has deployed nothing yet."""
     with joined("new", namespace, verified, tmp_path) as found:
         yield found
@@ -119,14 +128,12 @@ def made(good: Release, store: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.json" for name in changes}
 
 
-def test_releases_come_and_go_and_no_client_notices(team: Team) -> None:
+def test_a_newer_release_is_tried_beside_the_old_one_and_promoted_and_no_client_notices(team: Team) -> None:
     began = time.monotonic()
     team.run(team.deploy_argv("old"))
     FIGURES.append(f"deploy, the first release: {time.monotonic() - began:.0f} s")
     assert team.serves("old")
-    url = team.namespace.address("demo-llamacpp")
-
-    with Streams(url, MODEL, "sesame", 2) as streams:
+    with Streams(team.namespace.address("demo-llamacpp"), MODEL, "sesame", 2) as streams:
         began = time.monotonic()
         with subprocess.Popen(team.deploy_argv("new", "--canary", "30"), cwd=ROOT, env=team.env, stdout=subprocess.DEVNULL) as running:
             wait_for(lambda: len(endpoints(team)) == 3, 300, "the Service asks the canary too")
@@ -135,6 +142,10 @@ def test_releases_come_and_go_and_no_client_notices(team: Team) -> None:
     assert not streams.failed, streams.failed
     assert team.serves("new") and len(endpoints(team)) == 2
 
+
+@pytest.mark.long
+def test_a_wrong_release_is_taken_back_and_the_one_before_comes_back_and_no_client_notices(team: Team) -> None:
+    url = team.namespace.address("demo-llamacpp")
     with Streams(url, MODEL, "sesame", 2) as streams:
         done = team.run(team.deploy_argv("untuned", "--canary", "0"), check=False)
     assert done.returncode == 6 and "did not pass: " in done.stderr, done.stdout + done.stderr
@@ -156,6 +167,7 @@ def endpoints(team: Team) -> list[str]:
     return [address for part in found for one in part["endpoints"] or [] if one["conditions"]["ready"] for address in one["addresses"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("word", "release"), [("are held against", "new"), ("is rolled out", "old")])
 def test_a_deployment_that_is_killed_leaves_the_old_one_serving_and_goes_on(team: Team, word: str, release: str) -> None:
     with Streams(team.namespace.address("demo-llamacpp"), MODEL, "sesame", 2) as streams:
@@ -191,6 +203,7 @@ def test_what_keeps_us_from_a_cluster_is_one_error_and_changes_nothing(newcomer:
     assert newcomer.state == Deployment(name="new", goal="k8s", namespace="default")
 
 
+@pytest.mark.long
 def test_a_helm_release_of_somebody_else_is_left_alone(newcomer: Team, values: Callable[..., dict[str, Any]]) -> None:
     newcomer.namespace.deploy("new", values("llamacpp"), "--wait", "--timeout", "5m", timeout=330)
     done = newcomer.run(newcomer.deploy_argv("old"), check=False)

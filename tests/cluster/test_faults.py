@@ -19,6 +19,7 @@ from kubernetes import FIGURES, Namespace, fresh, run, wait_for
 from node import kill_engine, slow_disk
 from openai import AuthenticationError, BadRequestError, OpenAI
 
+pytestmark = pytest.mark.long
 Values = Callable[..., dict[str, Any]]
 MARK = "thinkship/faults"
 FLEET = 20

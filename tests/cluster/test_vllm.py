@@ -16,6 +16,7 @@ from test_service import answer, inspect, ready
 
 from toolkit.images import ensure, image
 
+pytestmark = pytest.mark.long
 TOKENS = 300
 """Of an answer that is being written while its pod is told to end."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short_recipe
 from skips import skip_or_fail
 from untuned import untuned
 
@@ -22,7 +23,6 @@ from toolkit.release.document import Commits, Release, identity, write
 from toolkit.release.making import cut
 from toolkit.stages import ROOT
 
-RECIPE = ROOT / "recipes" / "smollm2-demo.yml"
 FIGURES: list[str] = []
 """What was measured, told at the end."""
 
@@ -96,11 +96,17 @@ def caddy(engine: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's verified store: THINKSHIP_TEST_STORE, or made here in six minutes."""
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's with few questions, since every release is asked all of them before it serves."""
+    return short_recipe.ask_less(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="session")
+def store(engine: None, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The verified store: on top of THINKSHIP_TEST_STORE, or made here in six minutes."""
     ensure(image("llamacpp"))
     root = Path(os.environ.get("THINKSHIP_TEST_STORE") or tmp_path_factory.mktemp("store"))
-    run(sys.executable, "-m", "toolkit.cli", "run", str(RECIPE), "--store", str(root), cwd=ROOT, timeout=2400)
+    run(sys.executable, "-m", "toolkit.cli", "run", str(recipe), "--store", str(root), cwd=ROOT, timeout=2400)
     for folder in (root, *root.parents):
         if not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)  # pytest's folders are closed to the containers' user
@@ -137,9 +143,9 @@ def deployment(caddy: str, folder: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="session")
-def good(store: Path) -> Release:
+def good(recipe: Path, store: Path) -> Release:
     """The store's release."""
-    return cut(RECIPE, store, Commits(thinkship="1" * 40, recipe="1" * 40))
+    return cut(recipe, store, Commits(thinkship="1" * 40, recipe="1" * 40))
 
 
 def renewed(release: Release, **changes: Any) -> Release:

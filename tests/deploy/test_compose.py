@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short_recipe
 from conftest import FIGURES, Host, deployment, renewed
 from streams import Streams
 
@@ -84,7 +85,7 @@ def test_releases_come_and_go_and_no_client_notices(host: Host, releases: dict[s
     assert not streams.failed and len(streams.log) > 10, streams.failed
     assert serves(host, releases["new"], "green")
     report = json.loads((host.store / "deployments" / host.name / f"report-{load(releases['new']).short}.json").read_text())
-    assert report["verdict"] == "pass" and report["observed"]["endpoints"][0]["asked"] == 50
+    assert report["verdict"] == "pass" and report["observed"]["endpoints"][0]["asked"] == short_recipe.QUESTIONS
 
     with Streams(host.url, MODEL, host.key, 2, trust=trust) as streams:
         began = time.monotonic()

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short_recipe
 from docker_engine import HARDENED, NAMES, docker, inspect
 from openai import APIConnectionError, APIStatusError, OpenAI
 
 from toolkit.stages import ROOT
 
-DEMO = ROOT / "recipes" / "smollm2-demo.yml"
 EXACT = ("base", "dataset")
 """Steps whose bytes depend on no order of sums: training in another number of threads rounds otherwise."""
 PORT = 18180
@@ -50,16 +50,22 @@ def digests(store: Path, step: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's, verified with few questions."""
+    return short_recipe.ask_less(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def store(engine: None, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo run to its verdict in containers, killed once in the middle of its training."""
     place = tmp_path_factory.mktemp("docker")
-    kill_in_training(place)
-    thinkship("run", DEMO, "--runner", "docker", "--store", place)
+    kill_in_training(recipe, place)
+    thinkship("run", recipe, "--runner", "docker", "--store", place)
     return place
 
 
-def kill_in_training(store: Path) -> None:
-    words = command("run", DEMO, "--runner", "docker", "--store", store)
+def kill_in_training(recipe: Path, store: Path) -> None:
+    words = command("run", recipe, "--runner", "docker", "--store", store)
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(store.glob(".scratch/train-*/checkpoint-20/complete")):
         assert process.poll() is None, "the run ended before it trained"
@@ -89,18 +95,18 @@ def test_the_demo_is_verified_in_containers(store: Path):
     assert found["verdict"] == "pass", found["checks"]
 
 
-def test_both_runners_make_the_same_steps_and_the_same_bytes(store: Path, tmp_path: Path):
-    planned = {f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", DEMO, "--json").stdout)}
+def test_both_runners_make_the_same_steps_and_the_same_bytes(recipe: Path, store: Path, tmp_path: Path):
+    planned = {f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", recipe, "--json").stdout)}
     assert {path.parent.name for path in store.glob("*/record.json")} == planned
-    thinkship("run", DEMO, "--runner", "local", "--until", "dataset", "--store", tmp_path)
+    thinkship("run", recipe, "--runner", "local", "--until", "dataset", "--store", tmp_path)
     for step in EXACT:
         assert digests(store, step) == digests(tmp_path, step), step
 
 
-def test_a_finished_run_has_nothing_left_to_do_with_either_runner(store: Path):
+def test_a_finished_run_has_nothing_left_to_do_with_either_runner(recipe: Path, store: Path):
     for runner in ("docker", "local"):
         began = time.monotonic()
-        assert "verdict: pass" in thinkship("run", DEMO, "--runner", runner, "--store", store).stdout
+        assert "verdict: pass" in thinkship("run", recipe, "--runner", runner, "--store", store).stdout
         assert time.monotonic() - began < 20
 
 
@@ -115,21 +121,21 @@ ENGINES = ["llamacpp", *(name for name in ("ollama", "vllm") if name in NAMES)]
 
 
 @pytest.fixture(params=ENGINES)
-def served(request: pytest.FixtureRequest, store: Path) -> Iterator[str]:
+def served(request: pytest.FixtureRequest, recipe: Path, store: Path) -> Iterator[str]:
     try:
-        thinkship("serve", DEMO, "--engine", request.param, "--runner", "docker", "--port", PORT, "--store", store)
+        thinkship("serve", recipe, "--engine", request.param, "--runner", "docker", "--port", PORT, "--store", store)
         yield request.param
     finally:
         thinkship("stop", "--store", store)
 
 
-def test_what_a_dead_run_left_behind_is_removed_before_the_next(store: Path):
+def test_what_a_dead_run_left_behind_is_removed_before_the_next(recipe: Path, store: Path):
     """A run whose engine was killed cannot remove its container; another machine's, on a shared engine, is none of ours."""
     left = {
         host: docker("create", "--label", f"thinkship.run={host}:1:0", IMAGE, "true").stdout.strip() for host in (socket.gethostname(), "elsewhere")
     }
     try:
-        thinkship("run", DEMO, "--runner", "docker", "--store", store, "--until", "base")
+        thinkship("run", recipe, "--runner", "docker", "--store", store, "--until", "base")
         assert [made[:12] for made in left.values() if made[:12] in ours("created")] == [left["elsewhere"][:12]]
     finally:
         docker("rm", "--force", *left.values(), check=False)
@@ -167,9 +173,9 @@ def wait_until_answered(port: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_image_with_the_model_inside_serves_without_a_volume(name: str, store: Path, container: Any):
-    tag = thinkship("images", "model", DEMO, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1]
-    assert thinkship("images", "model", DEMO, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1] == tag
+def test_an_image_with_the_model_inside_serves_without_a_volume(name: str, recipe: Path, store: Path, container: Any):
+    tag = thinkship("images", "model", recipe, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1]
+    assert thinkship("images", "model", recipe, "--engine", name, "--runner", "docker", "--store", store).stdout.split()[-1] == tag
     inner = {"llamacpp": 8080, "ollama": 11434, "vllm": 8000}[name]
     flags = tuple(flag for flag in HARDENED if flag not in ("--network", "none"))
     one = container(tag, *flags, "--publish", f"127.0.0.1:{PORT + 1}:{inner}")
@@ -180,9 +186,9 @@ def test_an_image_with_the_model_inside_serves_without_a_volume(name: str, store
     assert not [line for line in asked if "/api/create" in line], "its blobs were not made when the image was built"
 
 
-def test_a_container_that_dies_before_it_is_ready_is_told_with_its_last_words(store: Path):
+def test_a_container_that_dies_before_it_is_ready_is_told_with_its_last_words(recipe: Path, store: Path):
     done = subprocess.run(
-        command("serve", DEMO, "--engine", "llamacpp", "--runner", "docker", "--port", PORT, "--store", store),
+        command("serve", recipe, "--engine", "llamacpp", "--runner", "docker", "--port", PORT, "--store", store),
         cwd=ROOT,
         capture_output=True,
         text=True,
