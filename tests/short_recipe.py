@@ -28,6 +28,7 @@ def write(folder: Path, steps: int) -> Path:
 
 def ask_less(folder: Path) -> Path:
     """Write the demo itself with a quarter of its questions: all steps up to the servers are the demo's own. Return its path."""
+    folder.chmod(0o755)  # pytest's folders are closed to the containers' user
     shutil.copytree(DEMO.parent / "data", folder / "data")
     demo = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     demo["verify"]["task"] |= {"questions": QUESTIONS, "base_questions": 5}

@@ -125,8 +125,8 @@ from the moment that the test names (`tests/cluster/test_faults.py`, which bound
 taking an upgrade back; for the slow disk until the first new replica answers, for the rolling update and the fleet until all do. Both GPU pods go
 without clients; each replica of the fleet is asked one question and must answer it right, with reasoning. Alerts are the chart's own, seen by a real
 Prometheus with a real kube-state-metrics; it scrapes each second where the chart says each 30, and a rule waits as long as in the chart. An alert
-that was only pending wakes nobody, as is right for what mends itself. No rule tells of an upgrade that stops at a volume too small, as the old ones
-serve: `helm upgrade --atomic` does. Written by `THINKSHIP_CLUSTER_FAULTS=docs/faults.md pytest tests/cluster/test_faults.py
+that was only pending wakes nobody, as is right for what mends itself. An upgrade that stops at a volume too small is told when the new pods' time is
+over (ThinkshipRolloutStuck), for which no fault here lasts. Written by `THINKSHIP_CLUSTER_FAULTS=docs/faults.md pytest tests/cluster/test_faults.py
 tests/cluster/test_service.py`; a run of some of them renews their rows.
 
 | fault | requests | failed | recovered after, s | alert fired |
