@@ -8,6 +8,8 @@ STORE ?= .thinkship
 PORT ?=
 RUNNER ?= local
 RECLAIM ?=
+MARKED ?=
+ONLY ?=
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -84,14 +86,20 @@ loopback: .venv/.host ## the host package against real servers and terminals on 
 	@$(BIN)/pytest -q -n 2 -m loopback tests/unit
 
 PYTEST = $(BIN)/pytest -q -o addopts="-ra --strict-markers --strict-config --durations=12 --durations-min=10"
+CHOSEN = $(PYTEST) $(if $(MARKED),-m "$(MARKED)") $(if $(ONLY),-k "$(ONLY)")
 
 .PHONY: test
-test: unit loopback ## units, bad servers, stage programs, alert rules, the report in a browser, the whole chain with real engines, kills, faults, adapters beside a base (about an hour on 2 cores)
-	@$(PYTEST) -n 2 --dist loadfile tests/programs
+test: unit loopback test-programs test-e2e $(if $(MARKED),,test-beside) ## units, bad servers, stage programs, the whole chain with real engines, kills, faults, adapters beside a base, alert rules, the report in a browser (about an hour on 2 cores); MARKED="not long" leaves out what CI runs where it has time
 	@$(PYTEST) tests/monitoring
 	@$(PYTEST) tests/browser
-	@$(PYTEST) tests/e2e
-	@$(PYTEST) tests/beside
+
+.PHONY: test-programs
+test-programs: .venv/.host ## of `make test`: each stage's program in its own environment, on the small base and on layers of every family's shape
+	@$(CHOSEN) -n 2 --dist loadfile tests/programs
+
+.PHONY: test-e2e
+test-e2e: .venv/.host ## of `make test`: the demo to its verdict with real engines, served, talked to, killed, bundled (THINKSHIP_TEST_STORE keeps its store)
+	@$(CHOSEN) tests/e2e
 
 .PHONY: test-faults
 test-faults: .venv/.host ## plant faults in real engines and print which check finds each (THINKSHIP_TEST_STORE=a finished store)
@@ -115,11 +123,11 @@ test-images: .venv/.host ## the images, compose and the docker runner on a real 
 
 .PHONY: test-deploy
 test-deploy: .venv/.host ## releases on this host: tried, promoted, taken back, killed, under clients (Docker; THINKSHIP_TEST_STORE=a verified store)
-	@$(PYTEST) tests/deploy
+	@$(CHOSEN) tests/deploy
 
 .PHONY: test-cluster
-test-cluster: .venv/.host ## the chart, the exports, runs as Jobs, releases and faults on a real cluster (KUBECONFIG, helm; THINKSHIP_TEST_STORE=a finished store); MARKED="not long" for what CI runs
-	@$(PYTEST) tests/cluster $(if $(MARKED),-m "$(MARKED)")
+test-cluster: .venv/.host ## the chart, the exports, runs as Jobs, releases and faults on a real cluster (KUBECONFIG, helm; THINKSHIP_TEST_STORE=a finished store); ONLY=faults for some
+	@$(CHOSEN) tests/cluster
 
 .PHONY: pins
 pins: ## write the pins of images/base.env into Dockerfiles and compose

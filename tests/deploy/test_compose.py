@@ -109,6 +109,7 @@ def test_releases_come_and_go_and_no_client_notices(host: Host, releases: dict[s
     assert serves(host, releases["old"], "blue")
 
 
+@pytest.mark.long
 def test_a_deployment_that_is_killed_again_and_again_leaves_the_old_one_serving_and_goes_on(
     host: Host, releases: dict[str, Path], trust: Path
 ) -> None:

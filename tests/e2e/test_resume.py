@@ -51,6 +51,7 @@ def kill_in(stage: str, recipe: Path, store: Path) -> None:
     process.wait()
 
 
+@pytest.mark.long
 def test_a_run_killed_in_every_stage_ends_with_the_files_of_an_undisturbed_one(recipe, tmp_path, demo, store):
     for stage in STAGES:
         kill_in(stage, recipe, tmp_path)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from promtool import promtool, run
-from skips import skip_or_fail
 
 from toolkit.metrics import METRICS
 from toolkit.runners.environment import Environment
@@ -44,8 +43,7 @@ def named(prefix: str) -> set[str]:
 
 def package(environment: str, pattern: str) -> Path:
     room = Environment(environment)
-    if not room.ready():
-        skip_or_fail(f"the {environment} environment is not installed")
+    room.install()
     return next(room.folder.glob(f"lib/python*/site-packages/{pattern}"))
 
 

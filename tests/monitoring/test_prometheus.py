@@ -111,14 +111,12 @@ def configuration(folder: Path, engine: int, watch: int, own: int) -> Path:
 @pytest.fixture(scope="module")
 def watched(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     program = shutil.which("prometheus") or skip_or_fail("prometheus is not here: apt-get install prometheus")
-    room = Environment("llamacpp")
-    if not room.ready():
-        skip_or_fail("the llamacpp environment is not installed")
+    python = Environment("llamacpp").install()
     folder = tmp_path_factory.mktemp("watched")
     (folder / "api_key").write_text(KEY)
     engine, watch, own = free_port(), free_port(), free_port()
     url, key = f"http://localhost:{engine}/v1", str(folder / "api_key")
-    serve = (str(room.python), str(IMAGES / "llamacpp" / "serve.py"), "--model", str(gguf), "--alias", "tiny", "--port", str(engine))
+    serve = (str(python), str(IMAGES / "llamacpp" / "serve.py"), "--model", str(gguf), "--alias", "tiny", "--port", str(engine))
     probe = (sys.executable, "-m", "toolkit.cli", "watch", "--url", url, "--model", "tiny", "--every", "1", "--port", str(watch))
     prometheus = (program, f"--config.file={configuration(folder, engine, watch, own)}", f"--storage.tsdb.path={folder / 'state'}")
     with ExitStack() as stack:

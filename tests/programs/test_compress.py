@@ -18,6 +18,8 @@ from toolkit.errors import BrokenError
 from toolkit.recipe import Think
 from toolkit.runners.environment import Environment
 
+pytestmark = pytest.mark.long  # an environment of its own, gigabytes
+
 TINY = "import sys, pathlib, tiny; tiny.write_checkpoint(pathlib.Path(sys.argv[1])); tiny.write_rows(pathlib.Path(sys.argv[2]), 24)"
 SETTINGS = {"rows": 24, "eval_rows": 6, "ignore": [], "max_kl": {}, "min_top1": {}, "max_perplexity_growth": {}}
 KINDS = {"bnb-nf4-stored": "bitsandbytes", "w4a16": "compressed-tensors", "int8": "compressed-tensors", "fp8-dynamic": "compressed-tensors"}

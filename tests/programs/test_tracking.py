@@ -21,6 +21,8 @@ from training import PROGRAMS, losses, tiny_recipe
 
 from toolkit.runners.environment import Environment
 
+pytestmark = pytest.mark.long  # environments of their own, gigabytes
+
 HERE = Path(__file__).parent
 KEY = "0123456789abcdef0123456789abcdef01234567"
 """What a W&B key looks like."""

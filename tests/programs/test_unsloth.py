@@ -12,6 +12,8 @@ from training import PROGRAMS, losses, tiny_recipe
 
 from toolkit.runners.environment import Environment
 
+pytestmark = pytest.mark.long  # an environment of its own, gigabytes
+
 THINK = {"open": "<think>", "close": "</think>", "add_tokens": False}
 
 
