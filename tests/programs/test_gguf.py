@@ -179,6 +179,7 @@ def test_other_token_ids_are_a_fault_for_each_text(f16, broken, convert_python):
     assert found and all("<think>" in fault for fault in found)
 
 
+@pytest.mark.long
 def test_an_importance_matrix_of_training_rows_is_left_and_compared_with_none(run_program, convert_python, tiny, dataset, made, tmp_path):
     wanted = recipe(["f16", "q8_0", "q4_k_m"], {}, imatrix={"rows": 4, "path": None, "compare": True})
     done = run_program(convert_python, PROGRAM, {"model": tiny, "dataset": dataset}, wanted, tmp_path)

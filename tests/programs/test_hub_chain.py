@@ -136,6 +136,7 @@ def test_what_was_run_is_planned_and_made_again_offline_without_a_socket(hub: Hu
     assert not list((tmp_path / "other").glob("base-*/record.json"))
 
 
+@pytest.mark.long
 def test_an_adapter_from_a_hub_is_locked_downloaded_and_imported(
     hub: Hub, thinkship: Thinkship, tiny: Path, train_python: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from toolkit.runners.environment import Environment
 from toolkit.stages import IMAGES
 
+pytestmark = pytest.mark.long  # an environment of its own; tests/e2e asks a benchmark in it
 PROGRAM = IMAGES / "lmeval" / "evaluate.py"
 ROWS = [{"q": f"What is {n} + {n}?", "a": str(2 * n)} for n in range(1, 9)]
 YAML = """task: doubles

@@ -36,21 +36,20 @@ def test_merging_without_rounding_changes_nothing(
     assert (model / "model.safetensors").stat().st_size > 1.9 * (base / "model" / "model.safetensors").stat().st_size
 
 
-def test_a_difference_beyond_the_limit_is_an_error(
-    base: Path, dataset: Path, trained: Path, train_python: Path, run_program: Any, tmp_path: Path
-) -> None:
-    inputs = {"base": base, "dataset": dataset, "train": trained}
-    done = merge(run_program, train_python, inputs, tmp_path, dtype="bfloat16", max_logit_difference=1e-6)
-    assert done.code == 6, done.log[-3000:]
-    assert "more than 1e-06" in done.error["message"]
-    assert json.loads((done.output / "merge.json").read_text())["max_logit_difference"] < 1
-
-
 @pytest.fixture(scope="module")
 def quantized(tiny_inputs: dict[str, Path], stage: Callable[..., Path]) -> dict[str, Path]:
     """Return the inputs of a merge after a training of two random layers in NF4."""
     recipe = tiny_recipe(quantization="nf4", learning_rate=2e-4, steps=3)
     return {**tiny_inputs, "train": stage("merge-tiny-nf4", "train.py", tiny_inputs, recipe)}
+
+
+def test_a_difference_beyond_the_limit_is_an_error(
+    quantized: dict[str, Path], train_python: Path, run_program: Any, tmp_path: Path
+) -> None:
+    done = merge(run_program, train_python, quantized, tmp_path, base="original", dtype="bfloat16", max_logit_difference=1e-6)
+    assert done.code == 6, done.log[-3000:]
+    assert "more than 1e-06" in done.error["message"]
+    assert json.loads((done.output / "merge.json").read_text())["max_logit_difference"] < 1
 
 
 def test_after_a_training_in_nf4_auto_takes_the_base_that_is_measured_nearer(

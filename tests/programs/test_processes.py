@@ -100,6 +100,7 @@ def test_a_kill_leaves_no_process_behind_and_the_checkpoint_is_gone_on_from(
     assert losses(done.output) == pytest.approx(losses(alone.output), abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_model_cut_into_parts_learns_the_same(
     alone: Any, train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def inside(python: Path, *files: Path) -> list[dict[str, list[str]]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+@pytest.mark.parametrize("guided", [False, pytest.param(True, marks=pytest.mark.long)], ids=["plain", "guided"])
 def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, llama_quantize, guided):
     ours, theirs = [], []
     for kind in KINDS:
