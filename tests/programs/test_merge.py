@@ -43,9 +43,7 @@ def quantized(tiny_inputs: dict[str, Path], stage: Callable[..., Path]) -> dict[
     return {**tiny_inputs, "train": stage("merge-tiny-nf4", "train.py", tiny_inputs, recipe)}
 
 
-def test_a_difference_beyond_the_limit_is_an_error(
-    quantized: dict[str, Path], train_python: Path, run_program: Any, tmp_path: Path
-) -> None:
+def test_a_difference_beyond_the_limit_is_an_error(quantized: dict[str, Path], train_python: Path, run_program: Any, tmp_path: Path) -> None:
     done = merge(run_program, train_python, quantized, tmp_path, base="original", dtype="bfloat16", max_logit_difference=1e-6)
     assert done.code == 6, done.log[-3000:]
     assert "more than 1e-06" in done.error["message"]
