@@ -95,7 +95,7 @@ test: unit loopback test-programs test-e2e $(if $(MARKED),,test-beside) ## units
 
 .PHONY: test-programs
 test-programs: .venv/.host ## of `make test`: each stage's program in its own environment, on the small base and on layers of every family's shape
-	@$(CHOSEN) -n 2 --dist loadfile tests/programs
+	@$(CHOSEN) -n 2 --dist loadfile --no-loadscope-reorder tests/programs
 
 .PHONY: test-e2e
 test-e2e: .venv/.host ## of `make test`: the demo to its verdict with real engines, served, talked to, killed, bundled (THINKSHIP_TEST_STORE keeps its store)
