@@ -22,7 +22,7 @@ def served(request, demo, store, thinkship, engines):
     if request.param not in (*engines, "transformers"):
         skip_or_fail(f"{request.param} cannot be had on this machine")
     port = PORTS[request.param]
-    variant = ("--variant", "bf16") if request.param == "vllm" else ()  # NF4 answers slowly on a CPU, and the demo's verdict covers it
+    variant = ("--variant", "bf16") if request.param == "vllm" else ()  # NF4 answers slowly on a CPU: asked one question in test_making.py
     done = thinkship("serve", RECIPE, "--engine", request.param, *variant, "--port", port, "--store", store)
     assert done.returncode == 0, done.stdout + done.stderr
     yield request.param, f"http://127.0.0.1:{port}/v1", done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,17 +58,33 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(engine: None, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo run to its verdict in containers, killed once in the middle of its training."""
+    """The demo run to its verdict in containers, over the training that a finished store already holds."""
     place = tmp_path_factory.mktemp("docker")
-    kill_in_training(recipe, place)
+    if finished := os.environ.get("THINKSHIP_TEST_STORE"):
+        for trained in Path(finished).glob(directories(recipe)["train"]):
+            shutil.copytree(trained, place / trained.name)
     thinkship("run", recipe, "--runner", "docker", "--store", place)
     return place
 
 
-def kill_in_training(recipe: Path, store: Path) -> None:
-    words = command("run", recipe, "--runner", "docker", "--store", store)
+def directories(recipe: Path) -> dict[str, str]:
+    """Return the names of a recipe's steps' directories, by step."""
+    return {step["step"]: f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", recipe, "--json").stdout)}
+
+
+def test_a_training_that_is_killed_takes_its_container_along_and_goes_on_in_another(engine: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder, place = tmp_path_factory.mktemp("short"), tmp_path_factory.mktemp("killed")
+    folder.chmod(0o755)  # pytest's folders are closed to the containers' user
+    words = ("run", short_recipe.write(folder, steps=6), "--until", "train", "--runner", "docker", "--store", place)
+    kill_in_training(command(*words), place)
+    assert "goes on from checkpoint-" in thinkship(*words).stdout
+    (record,) = (json.loads(path.read_text(encoding="utf-8")) for path in place.glob("train-*/record.json"))
+    assert record["runner"] == "docker" and "@sha256:" in record["image"]
+
+
+def kill_in_training(words: list[str], store: Path) -> None:
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(store.glob(".scratch/train-*/checkpoint-20/complete")):
+    while not list(store.glob(".scratch/train-*/checkpoint-2/complete")):
         assert process.poll() is None, "the run ended before it trained"
         time.sleep(0.1)
     (one,) = ours()
@@ -96,8 +113,7 @@ def test_the_demo_is_verified_in_containers(store: Path):
 
 
 def test_both_runners_make_the_same_steps_and_the_same_bytes(recipe: Path, store: Path, tmp_path: Path):
-    planned = {f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", recipe, "--json").stdout)}
-    assert {path.parent.name for path in store.glob("*/record.json")} == planned
+    assert {path.parent.name for path in store.glob("*/record.json")} == set(directories(recipe).values())
     thinkship("run", recipe, "--runner", "local", "--until", "dataset", "--store", tmp_path)
     for step in EXACT:
         assert digests(store, step) == digests(tmp_path, step), step
@@ -112,8 +128,8 @@ def test_a_finished_run_has_nothing_left_to_do_with_either_runner(recipe: Path, 
 
 def test_the_record_tells_the_image_and_the_files_are_the_callers(store: Path):
     records = [json.loads(path.read_text(encoding="utf-8")) for path in store.glob("*/record.json")]
-    assert {record["runner"] for record in records} == {"docker"}
-    assert all("@sha256:" in record["image"] for record in records if record["step"] in ("base", "dataset", "train", "merge", "gguf"))
+    assert {record["runner"] for record in records if record["step"] != "train"} == {"docker"}
+    assert all("@sha256:" in record["image"] for record in records if record["step"] in ("base", "dataset", "merge", "gguf"))
     assert {path.lstat().st_uid for path in store.rglob("*")} == {os.getuid()}
 
 
