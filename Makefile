@@ -119,7 +119,7 @@ test-beside: .venv/.host ## of `make test`: two adapters beside one base in vLLM
 
 .PHONY: test-images
 test-images: .venv/.host ## the images, compose and the docker runner on a real engine; THINKSHIP_TEST_IMAGES="verify llamacpp" for some
-	@$(PYTEST) tests/images
+	@$(CHOSEN) tests/images
 
 .PHONY: test-deploy
 test-deploy: .venv/.host ## releases on this host: tried, promoted, taken back, killed, under clients (Docker; THINKSHIP_TEST_STORE=a verified store)

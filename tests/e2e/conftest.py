@@ -29,8 +29,8 @@ def engines() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def judged(engines: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that the demo's verdict covers. vLLM's gate takes longer on CPUs than all else of the demo: test_demo.py adds it where there is time, and
-    test_service.py holds it and transformers, which answers one question after the other, against a part of the gate.
+    """Those that the demo's verdict covers. vLLM's gate takes longer on CPUs than all else of the demo, and transformers answers one question after
+    the other: test_demo.py and test_service.py hold them against it in what is marked long.
     """
     return tuple(name for name in engines if name != "vllm")
 

@@ -63,6 +63,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_files_of_an_undisturbed_one(r
     assert not any((tmp_path / ".scratch").iterdir())
 
 
+@pytest.mark.long
 def test_training_goes_on_from_its_last_checkpoint(recipe, tmp_path):
     kill_in("train", recipe, tmp_path)
     again = subprocess.run([*command(recipe, tmp_path)[:-1], "train"], cwd=ROOT, capture_output=True, text=True)

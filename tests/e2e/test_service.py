@@ -17,7 +17,7 @@ HELD_OUT = RECIPE.parent / "data" / "sums-holdout.jsonl"
 PORTS = {"llamacpp": 18080, "ollama": 18434, "vllm": 18000, "transformers": 18001}
 
 
-@pytest.fixture(params=PORTS)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.long] if name in ("vllm", "transformers") else []) for name in PORTS])
 def served(request, demo, store, thinkship, engines):
     if request.param not in (*engines, "transformers"):
         skip_or_fail(f"{request.param} cannot be had on this machine")

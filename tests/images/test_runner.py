@@ -133,7 +133,12 @@ def test_the_record_tells_the_image_and_the_files_are_the_callers(store: Path):
     assert {path.lstat().st_uid for path in store.rglob("*")} == {os.getuid()}
 
 
-ENGINES = ["llamacpp", *(name for name in ("ollama", "vllm") if name in NAMES)]
+ENGINES = [
+    "llamacpp",
+    *(name for name in ("ollama",) if name in NAMES),
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("vllm",) if name in NAMES),
+]
+"""vLLM takes minutes on CPUs; its image is proved in test_built.py and asked with a key in test_stack.py."""
 
 
 @pytest.fixture(params=ENGINES)
