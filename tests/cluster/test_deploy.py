@@ -128,6 +128,7 @@ def made(good: Release, store: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.json" for name in changes}
 
 
+@pytest.mark.long
 def test_a_newer_release_is_tried_beside_the_old_one_and_promoted_and_no_client_notices(team: Team) -> None:
     began = time.monotonic()
     team.run(team.deploy_argv("old"))
