@@ -24,6 +24,7 @@ from toolkit.runners.environment import Environment
 from toolkit.runs import steps
 from toolkit.stages import ROOT
 
+pytestmark = pytest.mark.long
 USER = 10001
 CHAIN = ("--engine", "ollama", "--until", "modelfile")
 
