@@ -28,13 +28,13 @@ def write(folder: Path, steps: int) -> Path:
 
 def ask_less(folder: Path) -> Path:
     """Write the demo itself with a quarter of its questions: all steps up to the servers are the demo's own. Return its path."""
-    folder.chmod(0o755)  # pytest's folders are closed to the containers' user
     demo = _demo(folder)
     demo["verify"]["task"] |= {"questions": QUESTIONS, "base_questions": 5}
     return _written(folder / DEMO.name, demo)
 
 
 def _demo(folder: Path) -> dict[str, Any]:
+    folder.chmod(0o755)  # pytest's folders are closed to the containers' user
     shutil.copytree(DEMO.parent / "data", folder / "data")
     return dict(yaml.safe_load(DEMO.read_text(encoding="utf-8")))
 

@@ -74,7 +74,6 @@ def directories(recipe: Path) -> dict[str, str]:
 
 def test_a_training_that_is_killed_takes_its_container_along_and_goes_on_in_another(engine: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder, place = tmp_path_factory.mktemp("short"), tmp_path_factory.mktemp("killed")
-    folder.chmod(0o755)  # pytest's folders are closed to the containers' user
     words = ("run", short_recipe.write(folder, steps=6), "--until", "train", "--runner", "docker", "--store", place)
     kill_in_training(command(*words), place)
     assert "goes on from checkpoint-" in thinkship(*words).stdout
