@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -124,13 +125,22 @@ def watched(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
         wait(lambda: reached(engine), 60)
         stack.enter_context(running(*probe, "--api-key-file", key, "--max-tokens", "40", "--timeout", "30", log=folder / "watch.log"))
         stack.enter_context(running(*prometheus, f"--web.listen-address=127.0.0.1:{own}", log=folder / "prometheus.log"))
-        wait(lambda: reached(own))
+        wait(lambda: ready(own))
         yield Watched(server, f"http://127.0.0.1:{own}")
 
 
 def reached(number: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", number)) == 0
+
+
+def ready(number: int) -> bool:
+    """Return whether Prometheus answers questions: its port is open before its storage is, and all is 503 until then."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/-/ready", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
 
 
 def queries() -> list[str]:
