@@ -52,12 +52,13 @@ class Way:
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=120)
 
     def ask(self, connection: http.client.HTTPConnection, number: int, tokens: int) -> tuple[float, int]:
-        """Stream one answer of just so many tokens; return the seconds to its first piece and how many pieces came."""
+        """Stream one answer of just so many tokens; return the seconds to its first piece and how many tokens came, as the engine counts."""
         question = {"role": "user", "content": f"What is {number % 90 + 10} + {number * 7 % 90 + 10}?"}
-        body = {"model": self.model, "messages": [question], "max_tokens": tokens, "temperature": 0, "stream": True, "ignore_eos": True}
+        body = {"model": self.model, "messages": [question], "max_tokens": tokens, "temperature": 0, "stream": True}
+        body |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         asked = ("POST", f"{urlsplit(self.url).path}/chat/completions", json.dumps(body), headers)
-        began, first, pieces = time.perf_counter(), 0.0, 0
+        began, first, made = time.perf_counter(), 0.0, 0
         try:
             connection.request(*asked)
             reply = connection.getresponse()
@@ -68,10 +69,11 @@ class Way:
             reply = connection.getresponse()
         for line in reply:
             if line.startswith(b"data: {") and (b'"content":"' in line or b'"reasoning' in line):
-                pieces += 1
                 first = first or time.perf_counter() - began
-        assert reply.status == 200 and pieces, f"{self.url} answered {reply.status} in {pieces} pieces"
-        return first, pieces
+            if b'"completion_tokens":' in line:
+                made = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
+        assert reply.status == 200 and first and made == tokens, f"{self.url} answered {reply.status}: {made} tokens of {tokens}"
+        return first, made
 
 
 def first_tokens(sides: dict[str, Way]) -> dict[str, list[float]]:
@@ -91,8 +93,8 @@ def rate(way: Way, seed: int) -> float:
     """Return the tokens a second of one round."""
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        pieces = sum(pool.map(lambda client: _client(way, seed * 1000 + 100 * client), range(CLIENTS)))
-    return pieces / (time.perf_counter() - began)
+        tokens = sum(pool.map(lambda client: _client(way, seed * 1000 + 100 * client), range(CLIENTS)))
+    return tokens / (time.perf_counter() - began)
 
 
 def _client(way: Way, seed: int) -> int:
