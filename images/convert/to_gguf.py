@@ -258,13 +258,15 @@ def _sha256(path: Path) -> str:
 
 
 def within_limits(measured: dict[str, dict[str, float]], limits: dict[str, dict[str, float]]) -> None:
-    """Stop where a quantisation is further from the 16-bit file than the recipe allows."""
+    """Stop where a quantisation is further from the 16-bit file than the recipe allows; say all that is, for each mending takes a run."""
+    broken = []
     for name, (figure, upper, words) in LIMITS.items():
         for kind, limit in limits[name].items():
             seen = measured[kind][figure] if kind in measured else limit
             if not (seen <= limit if upper else seen >= limit):  # no number keeps no limit
-                message = f"model-{kind}.gguf: {words} {seen:.4f}, gguf/{name}/{kind} allows {limit}"
-                raise ProgramError(message, "choose a type with more bits, or change the limit knowingly", BROKEN)
+                broken.append(f"model-{kind}.gguf: {words} {seen:.4f}, gguf/{name}/{kind} allows {limit}")
+    if broken:
+        raise ProgramError("; ".join(broken), "choose a type with more bits, or change the limit knowingly", BROKEN)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import base, dataset, stage, tiny_inputs, trained
+from training import base, dataset, once, stage, tiny_inputs, trained
 
 from toolkit.process import WAITING
 from toolkit.runners.environment import Environment
 from toolkit.runners.events import QUIET
 
-__all__ = ["base", "dataset", "stage", "tiny_inputs", "trained"]
+__all__ = ["base", "dataset", "once", "stage", "tiny_inputs", "trained"]
 """The fixtures that every module here may ask for."""
 
 
@@ -120,3 +120,16 @@ def run_program(forking: Callable[[Path], Forking | None], tmp_path_factory: pyt
         return ProgramRun(code, events, output, log)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def imported(train_python: Path, tiny_inputs: dict[str, Path], once: Callable[..., Path]) -> Path:
+    """Return the folder in which every case of adapters.py was made and imported."""
+    script = str(Path(__file__).with_name("adapters.py"))
+
+    def make(folder: Path) -> None:
+        argv = (str(train_python), script, str(tiny_inputs["base"]), str(folder))
+        done = subprocess.run(argv, capture_output=True, text=True, env=program_environment())
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return once("adapters", make)

@@ -1,8 +1,8 @@
-"""Make a random model whose tensors meet every rule of quantising, convert it and quantise it: `make_layers.py FOLDER SHAPE KIND...`.
+"""Make a random model whose tensors meet every rule of quantising, convert it and quantise it: `make_layers.py FOLDER SHAPE [plain|guided KIND...]`.
 
 SHAPE is shared (four query heads a key-value head, one table for tokens and output), apart (one head each, two tables) or odd (rows that are no
-multiple of 256). Leaves f16.gguf, imatrix.gguf of random rows, and for each KIND, with the matrix, KIND-guided.gguf, and KIND.gguf unless that
-type cannot do without one.
+multiple of 256). Leaves f16.gguf, imatrix.gguf of random rows, and KIND.gguf for each KIND: guided by the matrix, or plain unless that type cannot
+do without one.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def write_checkpoint(folder: Path, shape: str) -> None:
     (folder / "chat_template.jinja").write_text(tiny.TEMPLATE, encoding="utf-8")
 
 
-def main(folder: Path, shape: str, kinds: list[str]) -> None:
+def main(folder: Path, shape: str, way: str = "plain", *kinds: str) -> None:
     """Make all of it."""
     write_checkpoint(folder / "model", shape)
     to_gguf.convert(folder / "model", folder / "f16.gguf", "f16")
     chance = torch.Generator().manual_seed(3407)
     rows = [torch.randint(3, 260, (length,), generator=chance).tolist() for length in (40, 17, 5)]
     imatrix.collect(folder / "f16.gguf", rows, "rows.txt", lambda done, total: None).write(folder / "imatrix.gguf")
-    matrix, source = imatrix.read(folder / "imatrix.gguf"), quantize.Source(folder / "f16.gguf")
+    matrix = imatrix.read(folder / "imatrix.gguf") if way == "guided" else None
+    source = quantize.Source(folder / "f16.gguf")
     for kind in kinds:
-        source.quantize(folder / f"{kind}-guided.gguf", kind, matrix)
-        with contextlib.suppress(ProgramError):
-            source.quantize(folder / f"{kind}.gguf", kind)
+        with contextlib.suppress(*([] if matrix else [ProgramError])):
+            source.quantize(folder / f"{kind}.gguf", kind, matrix)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -99,7 +99,7 @@ def record(store: Path, step: str) -> tuple[Path, dict[str, Any]]:
     return path.parent, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("site", ["hub", "modelscope"])
+@pytest.mark.parametrize("site", ["hub", pytest.param("modelscope", marks=pytest.mark.long)])
 def test_a_model_and_rows_from_a_hub_are_sealed_with_their_checksums(site: str, hub: Hub, thinkship: Thinkship, tiny: Path, tmp_path: Path) -> None:
     path, store = recipe(tmp_path, site), tmp_path / "store"
     done = thinkship("run", path, "--until", "dataset", "--store", store)
@@ -120,6 +120,7 @@ def test_a_model_and_rows_from_a_hub_are_sealed_with_their_checksums(site: str, 
     assert sum(file.stat().st_nlink == 2 for file in (store / ".downloads").iterdir()) >= 1
 
 
+@pytest.mark.long
 def test_what_was_run_is_planned_and_made_again_offline_without_a_socket(hub: Hub, thinkship: Thinkship, tmp_path: Path) -> None:
     path, store = recipe(tmp_path), tmp_path / "store"
     assert thinkship("run", path, "--until", "dataset", "--store", store).returncode == 0

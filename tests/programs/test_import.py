@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import program_environment
 from training import DEMO, PROGRAMS, piece
 
 from toolkit.contracts import check
@@ -19,18 +17,8 @@ SLICE = {"adapter": {"source": {"path": "good"}, "allow_pickle": False}, "think"
 
 
 @pytest.fixture(scope="module")
-def folder(train_python: Path, tiny_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which every case of adapters.py was made and imported."""
-    made = tmp_path_factory.mktemp("adapters") / "all"
-    argv = (str(train_python), str(HERE / "adapters.py"), str(tiny_inputs["base"]), str(made))
-    done = subprocess.run(argv, capture_output=True, text=True, env=program_environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    return made
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
+def results(imported: Path) -> dict[str, Any]:
+    return json.loads((imported / "results.json").read_text())
 
 
 REFUSED = {
@@ -84,31 +72,31 @@ def test_every_case_is_looked_at(results):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_adapter_that_cannot_be_right_is_one_error_with_its_remedy(results, folder, name):
+def test_an_adapter_that_cannot_be_right_is_one_error_with_its_remedy(results, imported, name):
     message, remedy = REFUSED[name]
     assert results[name].get("code") == 3, results[name]
     assert message in results[name]["message"] and remedy in results[name]["remedy"]
-    assert not (folder / f"{name}-output" / "train.json").exists()
+    assert not (imported / f"{name}-output" / "train.json").exists()
 
 
-def test_a_pickle_runs_nothing(folder):
-    assert not (folder / "was-run").exists()
+def test_a_pickle_runs_nothing(imported):
+    assert not (imported / "was-run").exists()
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_an_adapter_that_fits_is_left_as_training_leaves_it(results, folder, name):
+def test_an_adapter_that_fits_is_left_as_training_leaves_it(results, imported, name):
     trainer, version, remarks = TAKEN[name]
     assert "message" not in results[name], results[name]
     assert (results[name]["trainer"]["name"], results[name]["trainer"]["version"], len(results[name]["remarks"])) == (trainer, version, remarks)
-    output = folder / f"{name}-output"
+    output = imported / f"{name}-output"
     check("train", output, SLICE)
     assert sorted(path.name for path in (output / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     config = json.loads((output / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny" and config["r"] == 4
 
 
-def test_the_contract_notices_other_weights_than_train_json_tells_of(folder, tmp_path):
-    output = folder / "of_swift-output"
+def test_the_contract_notices_other_weights_than_train_json_tells_of(imported, tmp_path):
+    output = imported / "of_swift-output"
     weights = output / "adapter" / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -117,9 +105,9 @@ def test_the_contract_notices_other_weights_than_train_json_tells_of(folder, tmp
     weights.write_bytes(content)
 
 
-def test_losses_are_taken_over_where_the_trainer_told_them_and_never_made_up(results, folder):
-    assert json.loads((folder / "good-output" / "metrics.jsonl").read_text()) == {"loss": 2.0, "step": 1}
-    assert (folder / "dora-output" / "metrics.jsonl").read_text() == ""
+def test_losses_are_taken_over_where_the_trainer_told_them_and_never_made_up(results, imported):
+    assert json.loads((imported / "good-output" / "metrics.jsonl").read_text()) == {"loss": 2.0, "step": 1}
+    assert (imported / "dora-output" / "metrics.jsonl").read_text() == ""
     assert (results["good"]["losses_told"], results["dora"]["losses_told"]) == (1, 0)
 
 
@@ -130,21 +118,21 @@ def test_another_template_is_told_with_the_difference_and_nothing_that_moves_a_t
     assert "cannot be rendered" in " ".join(results["broken_template"]["remarks"])
 
 
-def test_an_imported_adapter_is_merged_like_any_other(folder, tiny_inputs, train_python, run_program, tmp_path):
+def test_an_imported_adapter_is_merged_like_any_other(imported, tiny_inputs, train_python, run_program, tmp_path):
     done = run_program(
         train_python,
         PROGRAMS / "merge.py",
-        {**tiny_inputs, "train": folder / "good-output"},
+        {**tiny_inputs, "train": imported / "good-output"},
         piece("merge", merge={"dtype": "float32", "max_logit_difference": 0.01}),
         tmp_path,
     )
     assert done.code == 0, done.log[-3000:] + str(done.events[-1:])
 
 
-def test_the_program_ends_with_the_designs_exit_codes(folder, tiny_inputs, train_python, run_program, tmp_path):
+def test_the_program_ends_with_the_designs_exit_codes(imported, tiny_inputs, train_python, run_program, tmp_path):
     for name, code in (("cut_off", 3), ("good", 0)):
         recipe = {**SLICE, "adapter": {"source": {"path": name}, "allow_pickle": False}}
-        inputs = {"base": tiny_inputs["base"], "recipe_dir": folder}
+        inputs = {"base": tiny_inputs["base"], "recipe_dir": imported}
         done = run_program(train_python, PROGRAMS / "import_adapter.py", inputs, recipe, tmp_path / name)
         assert done.code == code, done.log[-3000:] + str(done.events[-1:])
     assert "trained elsewhere, by LLaMA-Factory" in str(done.events)

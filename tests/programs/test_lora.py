@@ -25,15 +25,6 @@ PRINTABLE = 3 + ord("e")
 """A token of the tiny model that is text by itself: half a letter is answered without its probabilities, which no bias moves."""
 
 
-@pytest.fixture(scope="module")
-def adapters(train_python: Path, tiny_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which every case of adapters.py was made and imported."""
-    made = tmp_path_factory.mktemp("adapters") / "all"
-    argv = (str(train_python), str(HERE / "adapters.py"), str(tiny_inputs["base"]), str(made))
-    subprocess.run(argv, check=True, capture_output=True, env=program_environment())
-    return made
-
-
 def converted(run_program: Any, python: Path, base: Path, adapter: Path, folder: Path) -> Any:
     return run_program(python, CONVERT / "lora_to_gguf.py", {"base": base, "train": adapter}, {}, folder)
 
@@ -47,8 +38,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_llama_cpp_has_no_place_for_is_refused_and_not_left_out(name, adapters, tiny_inputs, convert_python, run_program, tmp_path):
-    done = converted(run_program, convert_python, tiny_inputs["base"], adapters / f"{name}-output", tmp_path)
+def test_what_llama_cpp_has_no_place_for_is_refused_and_not_left_out(name, imported, tiny_inputs, convert_python, run_program, tmp_path):
+    done = converted(run_program, convert_python, tiny_inputs["base"], imported / f"{name}-output", tmp_path)
     assert done.code == 3, done.log[-2000:]
     assert REFUSED[name] in done.error["message"] and "merged" in done.error["remedy"]
     assert not list(done.output.iterdir())
@@ -79,13 +70,13 @@ def likeliest(gguf: Path, adapter: Path | None, folder: Path) -> Likely:
         return {key: value for text in TEXTS for key, value in followed(endpoint.root, text).items()}
 
 
-def test_base_and_adapter_say_what_the_merged_model_says(adapters, tiny_inputs, train_python, convert_python, run_program, tmp_path):
-    lora = converted(run_program, convert_python, tiny_inputs["base"], adapters / "strong-output", tmp_path / "lora")
+def test_base_and_adapter_say_what_the_merged_model_says(imported, tiny_inputs, train_python, convert_python, run_program, tmp_path):
+    lora = converted(run_program, convert_python, tiny_inputs["base"], imported / "strong-output", tmp_path / "lora")
     assert lora.code == 0, lora.log[-2000:]
     check("lora", lora.output, {})
     assert json.loads((lora.output / "lora.json").read_text())["pairs"] == 4
     wanted = piece("merge", merge={"dtype": "float32", "max_logit_difference": 0.01})
-    merged = run_program(train_python, PROGRAMS / "merge.py", {**tiny_inputs, "train": adapters / "strong-output"}, wanted, tmp_path / "merge")
+    merged = run_program(train_python, PROGRAMS / "merge.py", {**tiny_inputs, "train": imported / "strong-output"}, wanted, tmp_path / "merge")
     assert merged.code == 0, merged.log[-2000:]
     base = gguf(convert_python, tiny_inputs["base"] / "model", tmp_path / "base.gguf")
     whole = gguf(convert_python, merged.output / "model", tmp_path / "merged.gguf")
@@ -102,12 +93,12 @@ LONG = "How many apples are left when twelve are eaten and thirty are bought? " 
 """A prompt that is worth caching."""
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_prompt_is_never_answered_from_what_another_adapter_read(slots, adapters, tiny_inputs, convert_python, run_program, tmp_path):
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_prompt_is_never_answered_from_what_another_adapter_read(slots, imported, tiny_inputs, convert_python, run_program, tmp_path):
     """The order in which llama.cpp's caches mix adapters up (ggml-org/llama.cpp#26207, #30129): the prompt, another in its place, the prompt."""
     files = {}
     for name in ("strong", "strong_elsewhere"):
-        done = converted(run_program, convert_python, tiny_inputs["base"], adapters / f"{name}-output", tmp_path / name)
+        done = converted(run_program, convert_python, tiny_inputs["base"], imported / f"{name}-output", tmp_path / name)
         assert done.code == 0, done.log[-2000:]
         files[name] = done.output / "adapter.gguf"
     own, other = files.values()

@@ -51,6 +51,7 @@ def test_a_difference_beyond_the_limit_is_an_error(quantized: dict[str, Path], t
     assert json.loads((done.output / "merge.json").read_text())["max_logit_difference"] < 1
 
 
+@pytest.mark.long
 def test_after_a_training_in_nf4_auto_takes_the_base_that_is_measured_nearer(
     quantized: dict[str, Path], train_python: Path, run_program: Any, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_after_a_training_in_nf4_auto_takes_the_base_that_is_measured_nearer(
     assert not list((tmp_path / "scratch").glob("merged*")) and (done.output / "probes.jsonl").is_file()
 
 
+@pytest.mark.long
 def test_where_no_model_fits_rows_of_every_tensor_are_compared(
     quantized: dict[str, Path], train_python: Path, run_program: Any, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_one_pass_leaves_the_bytes_of_merging_and_then_converting(inputs, conver
     assert sum(base[name] != found[2][name] for name in base) >= 14  # 7 matrices of both layers: the adapter is in them
 
 
+@pytest.mark.long
 def test_a_checkpoint_without_an_adapter_is_converted_as_ever(inputs, convert_python, tmp_path):
     for way in ("stock", "ours"):
         converted(convert_python, way, inputs["merge"] / "model", tmp_path)
@@ -134,7 +135,7 @@ def fill(folder: Path, leave: int) -> None:
             sink.write(bytes(4096))
 
 
-@pytest.mark.parametrize("after", ["model-f16.gguf", "model-q4_k_m.gguf"])
+@pytest.mark.parametrize("after", [pytest.param("model-f16.gguf", marks=pytest.mark.long), "model-q4_k_m.gguf"])
 def test_a_disk_that_fills_up_in_the_middle_is_told_as_such_and_mended_by_running_again(inputs, convert_python, run_program, tmp_path, after):
     with mounted(tmp_path / "small", 40) as small:
         output = small / "output"

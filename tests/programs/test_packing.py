@@ -29,6 +29,7 @@ def test_a_row_sees_nothing_of_the_rows_beside_it(train_python: Path, tiny_input
     assert abs(found["seeing"] - found["alone"]) > 1e-3 * found["alone"], "rows that see each other would not be noticed"
 
 
+@pytest.mark.long
 def test_logits_made_piece_by_piece_are_the_same_loss_and_gradients(train_python: Path, tiny_inputs: dict[str, Path]) -> None:
     whole, pieces = compared(train_python, tiny_inputs), compared(train_python, tiny_inputs, "20000")
     assert pieces["alone"] == pytest.approx(whole["alone"], rel=1e-5)

@@ -30,7 +30,7 @@ def figures(folder: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-@pytest.mark.parametrize("packing", ["none", "padding_free"])
+@pytest.mark.parametrize("packing", [pytest.param("none", marks=pytest.mark.long), "padding_free"])
 def test_two_processes_are_one_with_twice_the_batch(
     packing: str, alone: Any, train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -45,6 +45,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert progress == sorted(set(progress)), "more than one process speaks"
 
 
+@pytest.mark.long
 def test_a_launcher_that_has_started_the_processes_is_left_in_charge(
     alone: Any, train_python: Path, tiny_inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_number_of_processes_that_the_launcher_does_not_mean_is_refused(train_
     assert done.returncode == 3 and "the launcher started 4" in done.stdout
 
 
+@pytest.mark.long
 def test_a_failure_in_the_processes_is_this_programs_failure(
     train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_failure_in_the_processes_is_this_programs_failure(
     assert not list(done.output.iterdir())
 
 
+@pytest.mark.long
 def test_a_kill_leaves_no_process_behind_and_the_checkpoint_is_gone_on_from(
     alone: Any, train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_model_cut_into_parts_learns_the_same(
     assert found["parts"] == pytest.approx(found["whole"], abs=1e-3)
 
 
+@pytest.mark.long
 def test_deepspeed_that_is_not_installed_is_said(train_python: Path, run_program: Any, tiny_inputs: dict[str, Path], tmp_path: Path) -> None:
     done = run_program(train_python, PROGRAMS / "train.py", tiny_inputs, tiny_recipe(**TOGETHER, distributed="deepspeed"), tmp_path)
     assert done.code == 4, done.log[-3000:]

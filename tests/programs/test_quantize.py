@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -31,13 +32,31 @@ def llama_quantize() -> Path:
     return program
 
 
-@pytest.fixture(scope="session", params=SHAPES)
-def made(request, convert_python, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+@dataclass(frozen=True)
+class Made:
+    """A folder of make_layers.py."""
+
+    folder: Path
+    shape: str
+    guided: bool
+
+
+WAYS = [
+    pytest.param((shape, guided), id=f"{shape}-{'guided' if guided else 'plain'}", marks=[pytest.mark.long] * guided)
+    for shape in SHAPES
+    for guided in (False, True)
+]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def made(request, convert_python, tmp_path_factory) -> Made:
+    shape, guided = request.param
+    folder = tmp_path_factory.mktemp(shape)
     script = Path(__file__).with_name("make_layers.py")
-    done = subprocess.run([str(convert_python), str(script), str(folder), request.param, *KINDS], capture_output=True, text=True)
+    argv = (str(convert_python), str(script), str(folder), shape, "guided" if guided else "plain", *KINDS)
+    done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    return Made(folder, shape, guided)
 
 
 def inside(python: Path, *files: Path) -> list[dict[str, list[str]]]:
@@ -56,22 +75,20 @@ def inside(python: Path, *files: Path) -> list[dict[str, list[str]]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("guided", [False, pytest.param(True, marks=pytest.mark.long)], ids=["plain", "guided"])
-def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, llama_quantize, guided):
+def test_every_tensor_is_byte_equal_to_llama_quantizes(made, convert_python, llama_quantize):
     ours, theirs = [], []
     for kind in KINDS:
-        target = made / f"theirs-{kind}.gguf"
-        matrix = ["--imatrix", "imatrix.gguf"] if guided else []
-        done = subprocess.run([str(llama_quantize), *matrix, "f16.gguf", target.name, kind, "2"], cwd=made, capture_output=True, text=True)
-        mine = made / (f"{kind}-guided.gguf" if guided else f"{kind}.gguf")
+        target = made.folder / f"theirs-{kind}.gguf"
+        argv = [str(llama_quantize), *(["--imatrix", "imatrix.gguf"] if made.guided else []), "f16.gguf", target.name, kind, "2"]
+        done = subprocess.run(argv, cwd=made.folder, capture_output=True, text=True)
+        mine = made.folder / f"{kind}.gguf"
         assert mine.is_file() == (done.returncode == 0), f"{kind}: one of both refuses it: {done.stderr[-500:]}"
         if mine.is_file():
             ours.append(mine)
             theirs.append(target)
-    refused = (
-        set() if guided else set(BLIND) - ({"iq3_xs", "iq3_xxs"} if made.name.startswith("odd") else set())
-    )  # rows of 288 spare them the blind types
-    assert {path.stem.removesuffix("-guided") for path in ours} == set(KINDS) - refused
+    spared = {"iq3_xs", "iq3_xxs"} if made.shape == "odd" else set()  # rows of 288 spare them the blind types
+    refused = set() if made.guided else set(BLIND) - spared
+    assert {path.stem for path in ours} == set(KINDS) - refused
     found = inside(convert_python, *ours, *theirs)
     for path in theirs:
         path.unlink()

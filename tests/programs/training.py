@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -47,16 +49,33 @@ def base_inputs() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def stage(train_python: Path, run_program: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """stage(name, program, inputs, recipe) runs a stage the first time it is asked for, and returns its directory."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """once(name, make) calls make(folder) the first time that a test of any worker asks for this name; the folder is not there before."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, ended = shared / f"once-{name}", shared / f"once-{name}.done"
+        with (shared / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be at it
+            if not ended.exists():
+                make(folder)
+                ended.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def stage(train_python: Path, run_program: Callable[..., Any], once: Callable[..., Path]) -> Callable[..., Path]:
+    """stage(name, program, inputs, recipe) runs a stage once a test session and returns its directory."""
 
     def made(name: str, program: str, inputs: dict[str, Path], recipe: dict[str, Any]) -> Path:
-        folder = tmp_path_factory.getbasetemp() / f"stage-{name}"  # shared by all modules that import the fixture
-        if not (folder / "done").exists():
+        def make(folder: Path) -> None:
             done = run_program(train_python, PROGRAMS / program, inputs, recipe, folder)
             assert done.code == 0, done.log[-3000:] + str(done.events[-1:])
-            (folder / "done").touch()
-        return folder / "output"
+
+        return once(name, make) / "output"
 
     return made
 
@@ -77,8 +96,8 @@ def trained(stage: Callable[..., Path], base: Path, dataset: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_inputs(train_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_inputs(train_python: Path, once: Callable[..., Path]) -> dict[str, Path]:
     """Return a base and a dataset of 24 rows, as the stages leave them, for two random layers."""
-    folder = tmp_path_factory.mktemp("tiny") / "inputs"
-    subprocess.run((str(train_python), str(Path(__file__).with_name("tiny_inputs.py")), str(folder), "24"), check=True, capture_output=True)
+    script = Path(__file__).with_name("tiny_inputs.py")
+    folder = once("tiny-inputs", lambda folder: subprocess.run((str(train_python), str(script), str(folder), "24"), check=True, capture_output=True))
     return {name: folder / name for name in ("base", "dataset")}
