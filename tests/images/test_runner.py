@@ -72,6 +72,7 @@ def directories(recipe: Path) -> dict[str, str]:
     return {step["step"]: f"{step['step']}-{step['id'][:12]}" for step in json.loads(thinkship("plan", recipe, "--json").stdout)}
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_takes_its_container_along_and_goes_on_in_another(engine: None, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder, place = tmp_path_factory.mktemp("short"), tmp_path_factory.mktemp("killed")
     words = ("run", short_recipe.write(folder, steps=6), "--until", "train", "--runner", "docker", "--store", place)
