@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from finished_store import finish
-from kubernetes import RECIPE, Namespace, run, template
+from kubernetes import RECIPE, Namespace, fresh, run, template
 from skips import skip_or_fail
 from test_render import EVERYTHING, PLAIN
 
@@ -23,6 +23,13 @@ EXPORTS = {
     "trainer": ((), "trainjobs.trainer.kubeflow.org"),
 }
 OPTIONAL = ("scaledobjects.keda.sh", "httproutes.gateway.networking.k8s.io", "servicemonitors.monitoring.coreos.com")
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: str) -> Iterator[Namespace]:
+    """One for all: nothing is kept in it."""
+    with fresh() as place:
+        yield place
 
 
 def require(*definitions: str) -> None:
