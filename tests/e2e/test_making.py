@@ -49,7 +49,7 @@ def test_a_real_teachers_answers_are_checked_and_taken_by_the_dataset_stage(teac
     assert stats["train"]["read"] == stats["train"]["kept"] == len(rows) and stats["train"]["dropped"] == {}
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "ollama", "transformers", "vllm"])
+@pytest.mark.parametrize("engine", ["llamacpp", "ollama", "transformers", pytest.param("vllm", marks=pytest.mark.long)])
 def test_each_engine_is_started_talked_to_and_ended(engine, engines, thinkship, store):
     if engine not in (*engines, "transformers"):
         skip_or_fail(f"{engine} cannot be had on this machine")
