@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -139,7 +138,7 @@ def ready(number: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{number}/-/ready", timeout=10) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError):
+    except OSError:  # it is not up yet
         return False
 
 

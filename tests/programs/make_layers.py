@@ -48,7 +48,7 @@ def main(folder: Path, shape: str, way: str = "plain", *kinds: str) -> None:
     matrix = imatrix.read(folder / "imatrix.gguf") if way == "guided" else None
     source = quantize.Source(folder / "f16.gguf")
     for kind in kinds:
-        with contextlib.suppress(*([] if matrix else [ProgramError])):
+        with contextlib.nullcontext() if matrix else contextlib.suppress(ProgramError):
             source.quantize(folder / f"{kind}.gguf", kind, matrix)
 
 

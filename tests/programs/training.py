@@ -50,7 +50,7 @@ def base_inputs() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """once(name, make) calls make(folder) the first time that a test of any worker asks for this name; the folder is not there before."""
+    """once(name, make) calls make(folder) the first time that a test of any worker asks for this name; making makes the folder."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
